@@ -1,0 +1,77 @@
+"""What can go wrong, each with the exit code it leads to and what a person can do about it."""
+
+from __future__ import annotations
+
+
+class RbuildError(Exception):
+    """Base of every error that rbuild reports to a person.
+
+    `message` says what is wrong and where; `hint` says what to do (may be empty);
+    `detail` holds lines quoted from elsewhere (a build's last output, Compose's complaint).
+    `exit_code` is the process's exit code when this error decides it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.detail = detail
+
+
+class UsageError(RbuildError):
+    """The command line, environment or configuration file is wrong: no project was worked."""
+
+    exit_code = 2
+
+
+class ProjectError(RbuildError):
+    """One project's files or settings are wrong; nothing of it was touched."""
+
+
+class InputError(ProjectError):
+    """A file that a project consists of cannot be read or understood."""
+
+
+class StateError(RbuildError):
+    """The state folder or a record in it cannot be read or written."""
+
+
+class EngineError(RbuildError):
+    """Docker, Compose or the engine is missing, too old, unreachable, or refused a command."""
+
+
+class BuildError(EngineError):
+    """A build failed; what ran before still runs."""
+
+
+class PullError(EngineError):
+    """An image could not be pulled; what ran before still runs."""
+
+
+class UpError(EngineError):
+    """`up` failed or did not end in time; containers may have been touched."""
+
+
+class GateError(RbuildError):
+    """Services came up and were not judged healthy."""
+
+
+class Busy(RbuildError):
+    """Another run holds the project's lock: deferred, not failed."""
+
+    exit_code = 75
+
+
+class Interrupted(RbuildError):
+    """A signal asked us to stop; `signum` is that signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"interrupted by signal {signum}")
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+
+class InternalError(RbuildError):
+    """rbuild itself is wrong."""

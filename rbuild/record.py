@@ -1,0 +1,231 @@
+"""What rbuild knows of a project: one JSON file a project, versioned, atomic, private.
+
+A state folder holds `projects/NAME-DIGEST/`, where NAME is Compose's name for the project
+and DIGEST stands for the project's folder; so the record of any spelling of a path is found
+by listing one folder, without asking Compose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+try:
+    # Costs nothing, where hashlib loads all of OpenSSL: 4 MiB on a fresh project's path.
+    from _blake2 import blake2b
+except ImportError:  # pragma: no cover - an interpreter without the built-in module
+    from hashlib import blake2b
+
+from rbuild.errors import StateError
+
+VERSION = 1
+
+
+@dataclass
+class Record:
+    """One project's record. Times are RFC 3339 in UTC; absent ones are empty."""
+
+    name: str
+    home: str
+    built: str = ""
+    """When the run that last updated it well was started."""
+    finished: str = ""
+    files: list[str] = field(default_factory=list)
+    """The compose files it was last updated from, links resolved."""
+    key: str = ""
+    """Hexadecimal; keys the digests below, so that short secrets cannot be guessed from them."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """What the last good update was made from: input → digest of its content."""
+    provided: list[str] = field(default_factory=list)
+    """Variables without a default that the last good update had."""
+    views: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By spelling: the signature under which these digests were seen, and `x-rbuild` settings."""
+    services: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """As of the last good update: reference, image, scale (of the file), ended (exit code)."""
+    builds: list[str] = field(default_factory=list)
+    """Names of the images that this project's services build."""
+    bases: list[str] = field(default_factory=list)
+    superseded: list[str] = field(default_factory=list)
+    """IDs of images that our pulls replaced and that were still in use."""
+    underway: dict[str, Any] | None = None
+    """Set while an update is at work: since, step, and what a person had set by hand."""
+
+    @property
+    def built_at(self) -> float:
+        """`built` in epoch seconds; 0 if the project was never updated."""
+        return datetime.fromisoformat(self.built).timestamp() if self.built else 0.0
+
+
+def stamp(when: float) -> str:
+    """RFC 3339 in UTC, to the millisecond."""
+    text = datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+class Damaged(StateError):
+    """A record that can't be understood."""
+
+
+class Store:
+    """The records under one state folder."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._projects = os.path.join(root, "projects")
+        self._listing: dict[str, list[str]] | None = None
+
+    def folders(self, home: str) -> list[str]:
+        """State folders of the projects at this folder; mostly one, none for a new project."""
+        if self._listing is None:
+            self._listing = {}
+            try:
+                names = os.listdir(self._projects)
+            except FileNotFoundError:
+                names = []
+            except OSError as error:
+                raise unusable(self._projects, error) from None
+            for name in sorted(names):
+                self._listing.setdefault(name[-24:], []).append(name)
+        found = self._listing.get(_digest(home), [])
+        return [os.path.join(self._projects, name) for name in found]
+
+    def path(self, name: str, home: str) -> str:
+        """Where the state folder of one project is or will be."""
+        return os.path.join(self._projects, f"{name}-{_digest(home)}")
+
+    def make(self, path: str) -> None:
+        """Make a state folder, private, if it isn't there. Raises StateError."""
+        try:
+            for part in (self.root, self._projects, path):
+                if not os.path.isdir(part):
+                    os.makedirs(part, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise unusable(path, error) from None
+        self._listing = None
+
+    def all(self) -> list[str]:
+        """Every state folder there is."""
+        try:
+            names = sorted(os.listdir(self._projects))
+        except OSError:
+            return []
+        return [os.path.join(self._projects, name) for name in names]
+
+
+def read(folder: str) -> Record | None:
+    """The record in a state folder, None if there is none.
+
+    Raises Damaged, or StateError for one that a newer rbuild wrote or that can't be read.
+    """
+    path = os.path.join(folder, "record.json")
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}", hint="check the file's owner") from None
+    try:
+        data = json.loads(text)
+        version = data.pop("version")
+    except (ValueError, KeyError, AttributeError, RecursionError):
+        raise Damaged(f"{path}: not a record of rbuild's") from None
+    if isinstance(version, int) and version > VERSION:
+        raise StateError(
+            f"{path}: written by a newer rbuild (version {version}, this one knows {VERSION})",
+            hint="upgrade rbuild, or move the file away to start afresh",
+        )
+    try:
+        record = Record(**data)
+        for name, kind in _KINDS.items():
+            if type(getattr(record, name)) not in kind:
+                raise TypeError(name)
+        _ = record.built_at
+    except (TypeError, ValueError, OverflowError):
+        raise Damaged(f"{path}: a record with missing or wrong parts") from None
+    return record
+
+
+def write(folder: str, record: Record) -> None:
+    """Replace the record: whole or not at all, whatever happens. Raises StateError."""
+    write_private(
+        os.path.join(folder, "record.json"),
+        json.dumps({"version": VERSION, **vars(record)}, indent=1, sort_keys=True),
+    )
+
+
+def set_aside(folder: str, now: float) -> str:
+    """Move a damaged record out of the way; its new path."""
+    path = os.path.join(folder, "record.json")
+    aside = f"{path}.damaged-{stamp(now).replace(':', '')}"
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise unusable(path, error) from None
+    return aside
+
+
+def write_private(path: str, text: str) -> None:
+    """Write a file of mode 0600 atomically and durably. Raises StateError."""
+    new = f"{path}.new"
+    try:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, path)
+        except OSError:
+            os.unlink(new)
+            raise
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise unusable(path, error) from None
+
+
+def default_root(environ: Mapping[str, str]) -> str:
+    """Where state lives when nobody says otherwise (STATE_DIRECTORY: systemd.exec(5))."""
+    for variable in ("RBUILD_STATE_DIR", "STATE_DIRECTORY"):
+        # systemd joins several folders with ':'; the first is the unit's own.
+        if environ.get(variable):
+            value = environ[variable]
+            return value.split(":")[0] if variable == "STATE_DIRECTORY" else value
+    if os.geteuid() == 0:
+        return "/var/lib/rbuild"
+    base = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return os.path.join(base, "rbuild")
+
+
+def keyed_digest(key: str, content: bytes) -> str:
+    """A digest that tells nothing of `content` to one who lacks the key."""
+    return blake2b(content, key=bytes.fromhex(key), digest_size=16).hexdigest()
+
+
+def _digest(home: str) -> str:
+    return blake2b(os.fsencode(home), digest_size=12).hexdigest()
+
+
+def unusable(path: str, error: OSError) -> StateError:
+    """The error for a place where state cannot be kept."""
+    return StateError(
+        f"{path}: cannot keep state here: {error.strerror}",
+        hint="free some space, or point --state-dir at a folder that this user can write",
+    )
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "name": (str,), "home": (str,), "files": (list,), "key": (str,),
+    "built": (str,), "finished": (str,),
+    "digests": (dict,), "provided": (list,), "views": (dict,), "services": (dict,),
+    "builds": (list,), "bases": (list,), "superseded": (list,),
+    "underway": (dict, type(None)),
+}  # fmt: skip

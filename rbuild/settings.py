@@ -1,0 +1,230 @@
+"""The settings of a run: what there is, where each value came from, and which source wins.
+
+Order: flag > environment > `x-rbuild` in the compose file > `defaults` in rbuild.yml > built-in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rbuild.errors import RbuildError, UsageError
+
+_DURATION = re.compile(r"([0-9]{1,9})([smhdw]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_COUNT = re.compile(r"[0-9]{1,4}")
+_WORDS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off", ""), False),
+}
+
+
+class BadValue(ValueError):
+    """A value that a setting does not take; the text says what it takes."""
+
+
+def duration(text: str) -> int:
+    """Seconds of `86400`, `90s`, `30m`, `12h`, `7d` or `1w`. Raises BadValue."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise BadValue(f"{text!r} is no duration: give seconds, or a number with s, m, h, d or w")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def count(text: str) -> int:
+    """A whole number from 0 to 9999. Raises BadValue."""
+    if not _COUNT.fullmatch(text.strip()):
+        raise BadValue(f"{text!r} is no whole number from 0 to 9999")
+    return int(text)
+
+
+def switch(text: str) -> bool:
+    """A yes or no, in the words that YAML and shells use. Raises BadValue."""
+    try:
+        return _WORDS[text.strip().lower()]
+    except KeyError:
+        raise BadValue(f"{text!r} is neither true nor false") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting of a project: its name as a flag and key, its kind, default and help."""
+
+    name: str
+    parse: Any
+    default: int | bool
+    help: str
+    environment: tuple[str, ...]
+    shown_default: str = ""
+
+    @property
+    def field(self) -> str:
+        """The name as an identifier."""
+        return self.name.replace("-", "_")
+
+
+OPTIONS = (
+    Option(
+        "build-period",
+        duration,
+        86400,
+        "Update a project when its last update is this old.",
+        ("RBUILD_BUILD_PERIOD", "BUILD_PERIOD", "BUILD_TTL"),
+        "86400 s = 1 day",
+    ),
+    Option(
+        "up-timeout-period",
+        duration,
+        60,
+        "Time for services to come up and be healthy.",
+        ("RBUILD_UP_TIMEOUT_PERIOD", "UP_TIMEOUT_PERIOD"),
+        "60 s, longer where healthchecks need it",
+    ),
+    Option(
+        "settle-period",
+        duration,
+        5,
+        "A service must run this long without a restart.",
+        ("RBUILD_SETTLE_PERIOD",),
+        "5 s",
+    ),
+    Option(
+        "build-timeout",
+        duration,
+        3600,
+        "Time limit of one build or pull.",
+        ("RBUILD_BUILD_TIMEOUT",),
+        "1 h",
+    ),
+    Option(
+        "keep-images",
+        count,
+        1,
+        "Earlier generations of a project's images to keep.",
+        ("RBUILD_KEEP_IMAGES",),
+        "1",
+    ),
+    Option(
+        "prune-image-cache",
+        switch,
+        False,
+        "Prune the build cache after a successful update.",
+        ("RBUILD_PRUNE_IMAGE_CACHE",),
+        "off",
+    ),
+)
+BY_NAME = {option.name: option for option in OPTIONS}
+# Options of a run, not of a project: a person who looks for them in a file is told so.
+RUN_OPTIONS = ("force-rebuild", "remove-images", "all", "jobs", "dry-run", "json", "verbose",
+               "quiet", "config", "state-dir")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value somebody gave, and where: `flag`, `BUILD_TTL`, `/srv/site/compose.yml:3` …"""
+
+    value: int | bool
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings that hold for one project. Periods are in seconds."""
+
+    build_period: int
+    up_timeout_period: int
+    settle_period: int
+    build_timeout: int
+    keep_images: int
+    prune_image_cache: bool
+    origins: Mapping[str, str]
+    """Where each came from, by option name."""
+
+    @property
+    def up_timeout_is_given(self) -> bool:
+        """Whether somebody set the time limit of up, so that it must not be stretched."""
+        return self.origins["up-timeout-period"] != "built-in"
+
+
+def resolve(*sources: Mapping[str, Given]) -> Settings:
+    """The winning value of each setting; the sources are in order of precedence."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for option in OPTIONS:
+        name = option.name
+        values[option.field], origins[name] = option.default, "built-in"
+        for source in sources:
+            given = source.get(name)
+            if given is not None:
+                values[option.field], origins[name] = given.value, given.origin
+                break
+    return Settings(**values, origins=origins)
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    """What the environment sets. Raises UsageError that names the variable."""
+    found = {}
+    for option in OPTIONS:
+        for variable in option.environment:
+            text = environ.get(variable, "")
+            if not text:
+                continue
+            try:
+                found[option.name] = Given(option.parse(text), f"environment {variable}")
+            except BadValue as error:
+                raise UsageError(f"{variable} in the environment: {error}") from None
+            break
+    return found
+
+
+def from_mapping(
+    mapping: Any, where: str, lines: Mapping[str, int], error: type[RbuildError]
+) -> dict[str, Given]:
+    """What an `x-rbuild:` or `defaults:` mapping sets.
+
+    `where` is the file, `lines` has each key's line. Raises `error` naming file, line and key.
+    """
+    if mapping is None:
+        return {}
+    if not isinstance(mapping, dict):
+        raise error(f"{where}: expected a mapping of settings, not {mapping!r}")
+    found = {}
+    for key, value in mapping.items():
+        place = f"{where}:{lines[key]}" if key in lines else where
+        option = BY_NAME.get(key) if isinstance(key, str) else None
+        if option is None:
+            raise unknown_key(key, place, BY_NAME, error)
+        # YAML has made numbers and booleans of what a flag takes as text.
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        try:
+            if value is None:
+                raise BadValue("no value is given")
+            found[key] = Given(option.parse(text), place)
+        except BadValue as bad:
+            raise error(f"{place}: {key}: {bad}") from None
+    return found
+
+
+def unknown_key(
+    key: object, place: str, valid: Mapping[str, object] | tuple[str, ...], error: type[RbuildError]
+) -> RbuildError:
+    """The error for a key that means nothing at `place`, with the nearest name that would."""
+    if key in RUN_OPTIONS:
+        return error(f"{place}: {key} belongs to a run, not to a file: give it as --{key}")
+    import difflib
+
+    near = difflib.get_close_matches(str(key), list(valid), n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(valid)}"
+    return error(f"{place}: unknown key {str(key)!r}", hint=hint)
+
+
+def as_json(given: Mapping[str, Given]) -> dict[str, list[Any]]:
+    """Given values as plain JSON, for a record or a cache."""
+    return {name: [one.value, one.origin] for name, one in given.items()}
+
+
+def from_json(data: Mapping[str, list[Any]]) -> dict[str, Given]:
+    """The inverse of `as_json`; names that this version does not know are dropped."""
+    return {name: Given(*pair) for name, pair in data.items() if name in BY_NAME}
