@@ -1,0 +1,171 @@
+"""A project's rendered configuration as plain values: what of it an update needs to know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rbuild.engine import Healthcheck
+from rbuild.errors import ProjectError
+from rbuild.settings import unknown_key
+
+_PART = re.compile(r"([0-9.]+)(h|ms|us|µs|ns|m|s)")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+SERVICE_KEYS = ("update", "one-shot")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service of a project, as Compose renders it."""
+
+    name: str
+    image: str
+    """The name of the image it runs; Compose's default name for one that is only built."""
+    build: Mapping[str, Any] | None = None
+    pull_policy: str = ""
+    platform: str = ""
+    scale: int = 1
+    restart: str = "no"
+    depends_on: Mapping[str, str] | None = None
+    """Service → condition."""
+    healthcheck: Healthcheck | None = None
+    """Timing that the compose file sets; what it leaves unset comes from the image."""
+    healthcheck_disabled: bool = False
+    manual: bool = False
+    one_shot: bool = False
+    """Somebody says or awaits that it ends with 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A project: its Compose name and its active services in the file's order."""
+
+    name: str
+    services: Mapping[str, Service]
+
+    @property
+    def built_images(self) -> frozenset[str]:
+        """Names of the images that services of this project build."""
+        return frozenset(one.image for one in self.services.values() if one.build)
+
+
+def parse(config: Mapping[str, Any], where: str) -> Configuration:
+    """Read what `docker compose config --format json` gave; `where` names the project.
+
+    Raises ProjectError for a service's `x-rbuild` that can't be understood.
+    """
+    name = config["name"]
+    services = config.get("services") or {}
+    awaited = {
+        dependency
+        for service in services.values()
+        for dependency, condition in _depends_on(service).items()
+        if condition == "service_completed_successfully"
+    }
+    parsed = {
+        key: _service(name, key, value, key in awaited, where) for key, value in services.items()
+    }
+    return Configuration(name, parsed)
+
+
+def seconds(text: object) -> float:
+    """Seconds of a Go duration such as `1m30s`; 0 for none."""
+    if not isinstance(text, str):
+        return 0.0
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+
+
+def longest_wait(
+    configuration: Configuration, images: Mapping[str, Healthcheck | None]
+) -> tuple[float, str]:
+    """Seconds that healthchecks may take along the longest chain of `depends_on`, and its end.
+
+    `images` has the healthcheck of each service's image. What neither declares is the
+    engine's default: interval and timeout 30 s, 3 retries (Dockerfile reference, HEALTHCHECK).
+    """
+    waits: dict[str, float] = {}
+
+    def wait(name: str, path: tuple[str, ...]) -> float:
+        if name in waits or name in path or name not in configuration.services:
+            return waits.get(name, 0.0)
+        service = configuration.services[name]
+        own = _patience(service, images.get(name))
+        before = [wait(one, (*path, name)) for one in service.depends_on or ()]
+        waits[name] = own + max(before, default=0.0)
+        return waits[name]
+
+    for name in configuration.services:
+        wait(name, ())
+    longest = max(waits, key=lambda name: waits[name], default="")
+    return waits.get(longest, 0.0), longest
+
+
+def _patience(service: Service, image: Healthcheck | None) -> float:
+    own = service.healthcheck
+    if service.healthcheck_disabled or (own is None and image is None):
+        return 0.0
+    own, image = own or Healthcheck(), image or Healthcheck()
+    start_period = own.start_period or image.start_period
+    interval = own.interval or image.interval or 30.0
+    timeout = own.timeout or image.timeout or 30.0
+    retries = own.retries or image.retries or 3
+    return start_period + retries * (interval + timeout)
+
+
+def _service(
+    project: str, name: str, data: Mapping[str, Any], awaited: bool, where: str
+) -> Service:
+    own = _own_settings(data.get("x-rbuild"), f"{where}: services.{name}.x-rbuild")
+    deploy = data.get("deploy") or {}
+    replicas = deploy.get("replicas")
+    scale = data.get("scale", replicas if replicas is not None else 1)
+    check = data.get("healthcheck") or {}
+    disabled = bool(check.get("disable")) or check.get("test") in (["NONE"], "NONE")
+    return Service(
+        name=name,
+        image=data.get("image") or f"{project}-{name}",
+        build=data.get("build"),
+        pull_policy=data.get("pull_policy", ""),
+        platform=data.get("platform", ""),
+        scale=int(scale),
+        restart=data.get("restart") or _deploy_restart(deploy),
+        depends_on=_depends_on(data),
+        healthcheck=None
+        if disabled or not check
+        else Healthcheck(
+            start_period=seconds(check.get("start_period")),
+            interval=seconds(check.get("interval")),
+            timeout=seconds(check.get("timeout")),
+            retries=int(check.get("retries") or 0),
+        ),
+        healthcheck_disabled=disabled,
+        manual=own.get("update") == "manual",
+        one_shot=bool(own.get("one-shot")) or awaited,
+    )
+
+
+def _own_settings(data: Any, place: str) -> Mapping[str, Any]:
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ProjectError(f"{place}: expected a mapping, not {data!r}")
+    for key, value in data.items():
+        if key not in SERVICE_KEYS:
+            raise unknown_key(key, place, SERVICE_KEYS, ProjectError)
+        if key == "update" and value not in ("auto", "manual"):
+            raise ProjectError(f"{place}: update: {value!r} is neither auto nor manual")
+        if key == "one-shot" and not isinstance(value, bool):
+            raise ProjectError(f"{place}: one-shot: {value!r} is neither true nor false")
+    return data
+
+
+def _depends_on(service: Mapping[str, Any]) -> dict[str, str]:
+    declared = service.get("depends_on") or {}
+    return {name: (value or {}).get("condition", "") for name, value in declared.items()}
+
+
+def _deploy_restart(deploy: Mapping[str, Any]) -> str:
+    condition = (deploy.get("restart_policy") or {}).get("condition", "")
+    return {"none": "no", "any": "always"}.get(condition, condition) or "no"

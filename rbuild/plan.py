@@ -1,0 +1,343 @@
+"""What an update will do, as steps: pure, from plain values; `--dry-run` prints it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from rbuild.bases import Bases
+from rbuild.configuration import Configuration, Service
+from rbuild.engine import Container, Image
+from rbuild.errors import ProjectError
+from rbuild.health import Expectation, stopped_by_hand, was_failing
+from rbuild.reference import kept, qualified
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Tag the images that run now, so that they outlive the build, and remember their names."""
+
+    images: tuple[tuple[str, str], ...]
+    """(image ID, tag of ours)"""
+    names: tuple[tuple[str, str], ...]
+    """(image name, image ID before the update)"""
+
+    def __str__(self) -> str:
+        return f"keep the images that run now ({len(self.images)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Fetch an image."""
+
+    reference: str
+    platform: str
+    purpose: str
+
+    def __str__(self) -> str:
+        where = f" for {self.platform}" if self.platform else ""
+        return f"pull {self.reference}{where} ({self.purpose})"
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """Build services without cache. `pull` lets BuildKit fetch bases that we can't read."""
+
+    services: tuple[str, ...]
+    pull: bool = False
+
+    def __str__(self) -> str:
+        return f"build {', '.join(self.services)} without cache" + (
+            ", bases pulled by the builder" if self.pull else ""
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Require:
+    """All images must be here before a container is touched."""
+
+    images: tuple[tuple[str, str], ...]
+    """(service, image name)"""
+
+    def __str__(self) -> str:
+        return "make sure that every image is here"
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """Bring the services up from the user's own files."""
+
+    services: tuple[str, ...]
+    options: tuple[str, ...]
+    leftovers: tuple[Container, ...] = ()
+    """What an interrupted recreate left behind: the next `up` would stumble over it."""
+
+    def __str__(self) -> str:
+        return f"bring up {', '.join(self.services)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Wait until the services are judged healthy."""
+
+    expectations: tuple[Expectation, ...]
+    restarts: Mapping[str, int]
+
+    def __str__(self) -> str:
+        return "wait until they are healthy"
+
+
+IMAGE = "image of a service"
+Step = Keep | Pull | Build | Require | Up | Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps of an update, and what a person should know of it."""
+
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...]
+    bases: tuple[str, ...]
+    """External images that the builds rest on, fully qualified."""
+    left: Mapping[str, str]
+    """Services that are left as they are: `manual` or `stopped`."""
+    scales: Mapping[str, int]
+    """Scales set by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the engine and our records show before an update."""
+
+    containers: Sequence[Container]
+    images: Mapping[str, Image]
+    """By the name that was asked for: service images and bases that are here."""
+    made_elsewhere: frozenset[str] = frozenset()
+    """Qualified names of the images that other recorded projects build."""
+    all_services: frozenset[str] | None = None
+    """Names of all services, inactive ones too, where that was worth asking."""
+
+
+def leave_alone(
+    configuration: Configuration,
+    containers: Sequence[Container],
+    images: Collection[str],
+    stopped_before: Collection[str] = (),
+) -> dict[str, str]:
+    """Services that an update must not touch, and why.
+
+    `manual` ones, as soon as there is something to leave (a container or an image), and
+    `stopped` ones: found stopped by hand now, or in `stopped_before`, which an interrupted
+    update had found.
+    """
+    left = {}
+    for service in configuration.services.values():
+        own = [one for one in containers if one.service == service.name and not one.oneoff]
+        if service.manual and (own or service.image in images):
+            left[service.name] = "manual"
+        elif service.name in stopped_before or (own and all(map(stopped_by_hand, own))):
+            left[service.name] = "stopped"
+    return left
+
+
+def make(
+    configuration: Configuration,
+    bases: Bases,
+    observed: Observed,
+    *,
+    left: Mapping[str, str],
+    stamp: str,
+    scales_before: Mapping[str, int],
+    scales_interrupted: Mapping[str, int],
+    ended_before: Mapping[str, int],
+    compose_files: Sequence[str],
+) -> Plan:
+    """The plan of an update.
+
+    `stamp` names the generation that is kept; `scales_before` has the scales of the compose
+    file, `ended_before` the exit codes, as of the last good update; `scales_interrupted` are
+    those that an interrupted update had found set by hand; `compose_files` are the project's
+    own. Raises ProjectError where another stack has the same name.
+    """
+    containers = [one for one in observed.containers if not one.oneoff]
+    notes = _refuse_strangers(containers, configuration, compose_files)
+    notes += [
+        f"{name}: its build context is no folder here, bases unknown" for name in bases.unknown
+    ]
+    pulls, more = _pulls(configuration, bases, observed, left)
+    notes += more
+
+    steps: list[Step] = [_keep(configuration, containers, observed.images, stamp)]
+    steps += [one for one in pulls if one.purpose != IMAGE]
+    for group in bases.order:
+        remote = tuple(name for name in group if name in bases.unknown)
+        local = tuple(name for name in group if name not in bases.unknown)
+        steps += [Build(local)] if local else []
+        steps += [Build(remote, pull=True)] if remote else []
+    steps += [one for one in pulls if one.purpose == IMAGE]
+
+    by_hand = _scales(configuration, containers, scales_before, scales_interrupted)
+    moving = {n: one for n, one in configuration.services.items() if n not in left}
+    if moving:
+        options = [f"--scale={name}={count}" for name, count in by_hand.items() if name in moving]
+        options += _orphan_options(containers, configuration, observed, compose_files, notes)
+        if left:
+            options += ["--no-deps", *moving]
+        steps.append(Require(tuple((one.name, one.image) for one in moving.values())))
+        leftovers = tuple(one for one in containers if one.replaces)
+        steps.append(Up(tuple(moving), tuple(options), leftovers))
+        expectations = tuple(
+            _expectation(one, containers, by_hand, ended_before) for one in moving.values()
+        )
+        steps.append(Gate(expectations, {one.id: one.restarts for one in containers}))
+    return Plan(
+        steps=tuple(steps),
+        notes=tuple(notes),
+        bases=tuple(dict.fromkeys(qualified(need.reference) for need in bases.needs)),
+        left=left,
+        scales=by_hand,
+    )
+
+
+def _keep(
+    configuration: Configuration,
+    containers: Sequence[Container],
+    images: Mapping[str, Image],
+    stamp: str,
+) -> Keep:
+    running: dict[str, str] = {}
+    for one in containers:
+        # Of several, the one that has run longest is the one that an update must not lose.
+        if one.service in configuration.services and not one.replaces:
+            running.setdefault(one.service, one.image)
+    return Keep(
+        images=tuple(
+            (image, kept(configuration.name, service, stamp)) for service, image in running.items()
+        ),
+        names=tuple(
+            (one.image, images[one.image].id)
+            for one in configuration.services.values()
+            if one.image in images
+        ),
+    )
+
+
+def _pulls(
+    configuration: Configuration, bases: Bases, observed: Observed, left: Mapping[str, str]
+) -> tuple[list[Pull], list[str]]:
+    """What to fetch, each image once, and notes on what is not fetched."""
+    made_here = {qualified(name) for name in configuration.built_images}
+    wanted: dict[tuple[str, str], Pull] = {}
+    notes: dict[str, None] = {}
+
+    def want(reference: str, platform: str, purpose: str) -> None:
+        image = observed.images.get(reference)
+        if qualified(reference) in made_here:
+            return
+        if qualified(reference) in observed.made_elsewhere:
+            notes[f"{reference}: built by another project here, not pulled"] = None
+        elif image and image.pulled is False:
+            notes[f"{reference}: exists only on this machine, not pulled"] = None
+        elif not (image and "@" in reference):
+            key = (qualified(reference), platform)
+            wanted.setdefault(key, Pull(reference, platform, purpose))
+
+    for need in bases.needs:
+        want(need.reference, need.platform, f"base of {', '.join(need.services)}")
+    for service in configuration.services.values():
+        if service.build or left.get(service.name) == "manual":
+            continue
+        if _wants_pull(service, service.image in observed.images):
+            want(service.image, service.platform, IMAGE)
+    return list(wanted.values()), list(notes)
+
+
+def _wants_pull(service: Service, present: bool) -> bool:
+    if service.pull_policy in ("never", "build"):
+        return False
+    if service.pull_policy in ("missing", "if_not_present") or service.manual:
+        return not present
+    return True
+
+
+def _scales(
+    configuration: Configuration,
+    containers: Sequence[Container],
+    before: Mapping[str, int],
+    interrupted: Mapping[str, int],
+) -> dict[str, int]:
+    """Services whose number of containers a person set, and that number."""
+    by_hand = {}
+    for service in configuration.services.values():
+        found = sum(one.service == service.name and not one.replaces for one in containers)
+        found = interrupted.get(service.name, found)
+        unchanged = before.get(service.name, service.scale) == service.scale
+        if found and found != service.scale and unchanged:
+            by_hand[service.name] = found
+    return by_hand
+
+
+def _expectation(
+    service: Service,
+    containers: Sequence[Container],
+    by_hand: Mapping[str, int],
+    ended_before: Mapping[str, int],
+) -> Expectation:
+    known = service.name in ended_before
+    return Expectation(
+        service=service.name,
+        count=by_hand.get(service.name, service.scale),
+        must_end=service.one_shot,
+        may_end=ended_before[service.name] == 0
+        if known
+        else service.restart in ("no", "on-failure") or service.restart.startswith("on-failure:"),
+        was_failing=was_failing([one for one in containers if one.service == service.name]),
+    )
+
+
+def _refuse_strangers(
+    containers: Sequence[Container], configuration: Configuration, compose_files: Sequence[str]
+) -> list[str]:
+    """Raise ProjectError for another stack of the same name; notes on harmless company."""
+    own = {os.path.realpath(path) for path in compose_files}
+    folders = {os.path.dirname(path) for path in own}
+    notes: dict[str, None] = {}
+    for one in containers:
+        theirs = {os.path.realpath(path) for path in one.config_files}
+        if not theirs or theirs & own or not any(os.path.exists(path) for path in theirs):
+            continue
+        files = ", ".join(one.config_files)
+        if one.service in configuration.services or not folders.issuperset(
+            map(os.path.dirname, theirs)
+        ):
+            raise ProjectError(
+                f"another stack uses the Compose project name {configuration.name!r}: "
+                f"container {one.name} was made from {files}",
+                hint="give one of them a name of its own (top-level `name:`, or "
+                "COMPOSE_PROJECT_NAME in its .env)",
+            )
+        notes[f"{one.service}: made from {files}, left alone"] = None
+    return list(notes)
+
+
+def _orphan_options(
+    containers: Sequence[Container],
+    configuration: Configuration,
+    observed: Observed,
+    compose_files: Sequence[str],
+    notes: list[str],
+) -> list[str]:
+    """`--remove-orphans` if all that it would remove came from this project's files."""
+    known = observed.all_services or frozenset(configuration.services)
+    orphans = [one for one in containers if one.service not in known]
+    own = {os.path.realpath(path) for path in compose_files}
+    strange = [
+        one for one in orphans if not own & {os.path.realpath(path) for path in one.config_files}
+    ]
+    if orphans and not strange:
+        return ["--remove-orphans"]
+    names = ", ".join(dict.fromkeys(one.name for one in orphans))
+    if names:
+        notes.append(f"orphans not all of this project's files, none removed: {names}")
+    return []

@@ -1,0 +1,222 @@
+"""Commands with a deadline, each in a process group of its own, ended cleanly on a signal."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from rbuild.errors import EngineError, Interrupted
+
+# Compose cancels a build within a second of TERM; a container it waits for may take its
+# stop timeout, 10 s by default.
+GRACE = 15.0
+# A daemonised grandchild may hold the pipe open for ever.
+DRAIN = 1.0
+TAIL_LINES = 40
+
+
+class Stop:
+    """A person's or the system's wish that this run ends: it reaches every running command."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self.since = 0.0
+        self._groups: set[int] = set()
+
+    def install(self) -> None:
+        """Take over SIGINT, SIGTERM and SIGHUP. To be called in the main thread."""
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, self.request)
+
+    def request(self, signum: int, frame: FrameType | None = None) -> None:
+        """Ask for the end, as a signal handler does. Further signals change nothing."""
+        if self.signum:
+            return
+        self.signum, self.since = signum, time.monotonic()
+        for group in list(self._groups):
+            signal_group(group, signal.SIGTERM)
+
+    def check(self) -> None:
+        """Raise Interrupted if the end was asked for."""
+        if self.signum:
+            raise Interrupted(self.signum)
+
+    def watch(self, group: int) -> None:
+        """Let a running process group know when the end is asked for."""
+        self._groups.add(group)
+        if self.signum:
+            signal_group(group, signal.SIGTERM)
+
+    def forget(self, group: int) -> None:
+        """The group has ended."""
+        self._groups.discard(group)
+
+
+class Log:
+    """The file that keeps an update's whole output, and somebody who may watch it grow.
+
+    A write that fails (a full disk) loses log lines, never the command that wrote them.
+    """
+
+    def __init__(self, path: str = "", watch: Callable[[str], None] | None = None) -> None:
+        self.path = path
+        self._watch = watch
+        self._file: int | None = None
+
+    def line(self, text: str) -> None:
+        """Add a line of our own."""
+        self.write(f"{text}\n".encode())
+
+    def write(self, data: bytes) -> None:
+        """Add output as it came."""
+        if self._watch:
+            lines = data.decode(errors="replace").splitlines()
+            if lines:
+                self._watch(lines[-1])
+        if not self.path:
+            return
+        try:
+            if self._file is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                self._file = os.open(self.path, flags, 0o600)
+            os.write(self._file, data)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended. `output` is its stdout if captured, `tail` its last lines."""
+
+    code: int
+    output: str
+    tail: str
+    timed_out: bool
+
+
+def signal_group(group: int, signum: int) -> None:
+    """Send a signal to a process group that may be gone."""
+    try:
+        os.killpg(group, signum)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    stop: Stop,
+    timeout: float,
+    log: Log | None = None,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Result:
+    """Run a command to its end, its deadline (`timeout`, in seconds) or a signal.
+
+    With a log, both streams go there as they come; without, stdout is captured and stderr
+    makes the tail. A command that overstays is ended with TERM, then KILL, its whole group.
+    Raises Interrupted, EngineError if the command can't be started.
+    """
+    stop.check()
+    if log:
+        log.line(f"$ {' '.join(argv)}")
+    try:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if log else subprocess.PIPE,
+            cwd=cwd,
+            env=env,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise EngineError(f"{argv[0]}: {error.strerror}") from None
+    stop.watch(child.pid)
+    try:
+        captured, tail, timed_out = _attend(child, stop, time.monotonic() + timeout, log)
+    finally:
+        stop.forget(child.pid)
+        for stream in (child.stdout, child.stderr):
+            if stream:
+                stream.close()
+    stop.check()
+    return Result(child.returncode, captured.decode(errors="replace"), tail, timed_out)
+
+
+def _attend(
+    child: subprocess.Popen[bytes], stop: Stop, deadline: float, log: Log | None
+) -> tuple[bytes, str, bool]:
+    """Read what the child writes until it is gone; end it when its time is up."""
+    assert child.stdout
+    captured = bytearray()
+    tail: deque[bytes] = deque(maxlen=TAIL_LINES)
+    partial = b""
+    streams = {one.fileno(): one for one in (child.stdout, child.stderr) if one}
+    poll = select.poll()
+    for descriptor in streams:
+        poll.register(descriptor, select.POLLIN)
+    quoted = child.stderr.fileno() if child.stderr else child.stdout.fileno()
+    asked_at = gone_at = 0.0
+    timed_out = False
+    while streams:
+        # A tenth of a second only bounds how late a deadline is noticed; output and the
+        # usual end (end of file) wake us at once.
+        for descriptor, _ in poll.poll(100):
+            data = os.read(descriptor, 1 << 16)
+            if not data:
+                poll.unregister(descriptor)
+                del streams[descriptor]
+                continue
+            if log:
+                log.write(data)
+            elif descriptor == child.stdout.fileno():
+                captured += data
+            if descriptor == quoted:
+                *lines, partial = (partial + data).split(b"\n")
+                tail.extend(lines)
+        now = time.monotonic()
+        if child.poll() is not None:
+            gone_at = gone_at or now
+            if now - gone_at > DRAIN:
+                break
+        elif now > deadline and not asked_at:
+            timed_out, asked_at = True, now
+            signal_group(child.pid, signal.SIGTERM)
+        elif now - (asked_at or stop.since or now) > GRACE:
+            signal_group(child.pid, signal.SIGKILL)
+    _reap(child, stop, deadline)
+    if timed_out or stop.signum:
+        # Whatever of the group outlived its leader.
+        signal_group(child.pid, signal.SIGKILL)
+    if partial:
+        tail.append(partial)
+    text = "\n".join(line.decode(errors="replace").rstrip("\r") for line in tail)
+    return bytes(captured), text, timed_out
+
+
+def _reap(child: subprocess.Popen[bytes], stop: Stop, deadline: float) -> None:
+    """Wait for a child that has closed its output, within its time."""
+    while True:
+        try:
+            child.wait(timeout=0.5)
+            return
+        except subprocess.TimeoutExpired:
+            now = time.monotonic()
+            if now > deadline + GRACE or (stop.since and now > stop.since + GRACE):
+                signal_group(child.pid, signal.SIGKILL)

@@ -1,0 +1,237 @@
+"""Carries out the steps of a plan on an engine, and undoes those that must be undone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rbuild.configuration import Configuration, longest_wait
+from rbuild.engine import Container, Engine, Target
+from rbuild.errors import EngineError, GateError, UpError
+from rbuild.health import Finding, Verdict, judge
+from rbuild.plan import Build, Gate, Keep, Pull, Require, Step, Up
+from rbuild.process import Stop
+from rbuild.settings import Settings
+
+POLL = 0.4
+# Beyond the settling time, so that a short limit can still be met by a healthy service.
+SPARE = 5
+LOG_LINES = 12
+
+
+@dataclass
+class Work:
+    """An update while it is at work, and what came of its steps."""
+
+    engine: Engine
+    target: Target
+    main_files: tuple[str, ...]
+    """The compose files, named one by one even where the folder's defaults are meant."""
+    configuration: Configuration
+    settings: Settings
+    overlay: str
+    """A compose file of ours that labels what is built."""
+    clock_ahead: float
+    """Seconds that the engine's clock is ahead of ours."""
+    stop: Stop
+    tell: Callable[[str], None]
+    superseded: list[str] = field(default_factory=list)
+    """IDs of the images that our pulls replaced."""
+    warnings: list[str] = field(default_factory=list)
+    touched: bool = False
+    """Whether containers may have been touched."""
+    deadline: float = 0.0
+    """Of up and gate together, on the monotonic clock."""
+    limit: float = 0.0
+    ended: tuple[str, ...] = ()
+    containers: list[Container] = field(default_factory=list)
+
+
+def run(step: Step, work: Work) -> None:
+    """Run one step."""
+    match step:
+        case Keep():
+            _keep(step, work)
+        case Pull():
+            _pull(step, work)
+        case Build():
+            work.engine.build(
+                Target(work.target.folder, work.main_files),
+                work.overlay,
+                step.services,
+                pull=step.pull,
+                timeout=work.settings.build_timeout,
+            )
+        case Require():
+            _require(step, work)
+        case Up():
+            _up(step, work)
+        case Gate():
+            _gate(step, work)
+
+
+def put_back(keep: Keep, engine: Engine) -> list[str]:
+    """Undo what was built and pulled, no container having been touched.
+
+    The images' names go back to what they meant before, and our own tags go. Gives what could
+    not be undone.
+    """
+    problems = []
+    now = engine.images([name for name, _ in keep.names]) if keep.names else {}
+    for name, image in keep.names:
+        if name not in now or now[name].id != image:
+            try:
+                engine.tag(image, name)
+            except EngineError as error:
+                problems.append(error.message)
+    for _, tag in keep.images:
+        engine.remove_image(tag)
+    return problems
+
+
+def _keep(step: Keep, work: Work) -> None:
+    here = work.engine.images([image for image, _ in step.images]) if step.images else {}
+    for image, tag in step.images:
+        # A running container's image may have been removed by force.
+        if image in here:
+            work.engine.tag(image, tag)
+
+
+def _pull(step: Pull, work: Work) -> None:
+    before = work.engine.images([step.reference])
+    work.engine.pull(step.reference, step.platform, timeout=work.settings.build_timeout)
+    after = work.engine.images([step.reference])
+    old, new = before.get(step.reference), after.get(step.reference)
+    if old and new and old.id != new.id:
+        work.superseded.append(old.id)
+
+
+def _require(step: Require, work: Work) -> None:
+    here = work.engine.images([image for _, image in step.images])
+    for service, image in step.images:
+        if image not in here:
+            raise EngineError(
+                f"service {service}: its image {image} is not here",
+                hint="pull or build it, or change its pull_policy",
+            )
+
+
+def _up(step: Up, work: Work) -> None:
+    work.limit = _time_limit(step, work)
+    work.deadline = time.monotonic() + work.limit
+    work.touched = True
+    _clear_leftovers(step, work)
+    options = list(step.options)
+    try:
+        work.engine.up(work.target, options, timeout=work.limit)
+    except UpError as error:
+        work.containers = work.engine.containers(work.configuration.name)
+        troubled = [
+            Finding(one.service, _state_of(one), one)
+            for one in work.containers
+            if one.service in step.services
+            and (one.health == "unhealthy" or (one.state == "exited" and one.exit_code))
+        ]
+        parts = [error.detail, *(_evidence(one, work) for one in troubled)]
+        raise UpError(error.message, detail="\n".join(filter(None, parts)),
+                      hint=_what_runs(work.containers)) from None  # fmt: skip
+
+
+def _time_limit(step: Up, work: Work) -> float:
+    """Seconds for up and gate: what was set, or as long as the healthchecks may take."""
+    given = float(work.settings.up_timeout_period)
+    least = float(work.settings.settle_period + SPARE)
+    if work.settings.up_timeout_is_given:
+        return max(given, least)
+    services = [work.configuration.services[name] for name in step.services]
+    images = work.engine.images([one.image for one in services])
+    checks = {one.name: images[one.image].healthcheck for one in services if one.image in images}
+    wait, service = longest_wait(work.configuration, checks)
+    if wait > given:
+        work.tell(f"time limit {wait:.0f} s, for the healthchecks up to {service}")
+    return max(given, least, wait)
+
+
+def _clear_leftovers(step: Up, work: Work) -> None:
+    if not step.leftovers:
+        return
+    existing = {one.id[:12] for one in work.engine.containers(work.configuration.name)}
+    for one in step.leftovers:
+        if one.replaces in existing:
+            work.engine.remove_container(one.id)
+        else:
+            # The old one is gone already: this one carries on its anonymous volumes.
+            work.engine.rename_container(one.id, one.name.partition("_")[2])
+
+
+def _gate(step: Gate, work: Work) -> None:
+    tolerated = {one.service for one in step.expectations if one.was_failing}
+    name = work.configuration.name
+    while True:
+        work.stop.check()
+        work.containers = work.engine.containers(name)
+        verdict = judge(
+            step.expectations,
+            work.containers,
+            step.restarts,
+            now=time.time() + work.clock_ahead,
+            settle=work.settings.settle_period,
+        )
+        failed = [one for one in verdict.failed if one.service not in tolerated]
+        waiting = [one for one in verdict.pending if one.service not in tolerated]
+        late = time.monotonic() > work.deadline
+        if failed or (late and waiting):
+            raise _gate_error(failed or waiting, late and not failed, work)
+        if not verdict.pending or (late and not waiting):
+            work.ended = verdict.ended
+            work.warnings += _still_failing(verdict)
+            return
+        time.sleep(POLL)
+
+
+def _gate_error(findings: list[Finding], late: bool, work: Work) -> GateError:
+    names = ", ".join(one.service for one in findings)
+    message = f"{names}: not healthy" + (f" within {work.limit:.0f} s" if late else "")
+    return GateError(
+        message,
+        detail="\n".join(_evidence(one, work) for one in findings),
+        hint=_what_runs(work.containers),
+    )
+
+
+def _still_failing(verdict: Verdict) -> list[str]:
+    return [
+        f"{one.service}: {one.why}; it was failing before the update as well"
+        for one in (*verdict.failed, *verdict.pending)
+    ]
+
+
+def _evidence(finding: Finding, work: Work) -> str:
+    lines = [f"{finding.service}: {finding.why}"]
+    container = finding.container
+    if container:
+        if container.healthcheck_output:
+            lines.append(f"  healthcheck said: {container.healthcheck_output[-500:]}")
+        log = work.engine.logs(container.id, LOG_LINES)
+        lines += [f"  {container.name} | {line}" for line in log.splitlines()[-LOG_LINES:]]
+    return "\n".join(lines)
+
+
+def _state_of(container: Container) -> str:
+    if container.health == "unhealthy":
+        return "is unhealthy"
+    return f"exited with code {container.exit_code}"
+
+
+def _what_runs(containers: list[Container]) -> str:
+    """What a person must know first: what of the project runs now, and what doesn't."""
+    own = [one for one in containers if not one.oneoff]
+    running = dict.fromkeys(one.service for one in own if one.state == "running")
+    down = dict.fromkeys(
+        f"{one.service} ({one.state})" for one in own if one.service not in running
+    )
+    parts = [f"running now: {', '.join(running) or 'nothing'}"]
+    if down:
+        parts.append(f"not running: {', '.join(down)}")
+    return "; ".join(parts)
