@@ -1,0 +1,351 @@
+"""The command line: the one importer of click."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import click
+
+from rbuild import __version__, configfile
+from rbuild.errors import RbuildError, UsageError
+from rbuild.glance import Run, glance
+from rbuild.project import Project, has_compose_file, locate
+from rbuild.record import Store, default_root
+from rbuild.report import Outcome, document, exit_code, problems, results
+from rbuild.settings import OPTIONS, BadValue, Given, Option, from_environment
+
+
+class Setting(click.ParamType[Given]):
+    """A click type that takes what a setting takes."""
+
+    def __init__(self, option: Option) -> None:
+        self.option = option
+        self.name = option.parse.__name__
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Given:
+        """The given value, with its origin."""
+        if isinstance(value, Given):
+            return value
+        try:
+            return Given(self.option.parse(str(value)), f"flag --{self.option.name}")
+        except BadValue as error:
+            self.fail(str(error), param, ctx)
+
+
+class Main(click.Group):
+    """`rbuild [PROJECT]...`, with a few commands beside it.
+
+    A first word that is a command's name is that command; a project of that name is ./NAME.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as a plain command: a group would take every word for a command."""
+        if args and args[0] in self.commands:
+            ctx.meta["command"] = args
+            args = []
+        return click.Command.parse_args(self, ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that the first word names, or update projects."""
+        if "command" in ctx.meta:
+            name, *rest = ctx.meta["command"]
+            command = self.commands[name]
+            with command.make_context(name, rest, parent=ctx) as inner:
+                return command.invoke(inner)
+        return click.Command.invoke(self, ctx)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The usage of both forms."""
+        formatter.write_usage(ctx.command_path, "[OPTIONS] [PROJECT]...")
+        formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] [PROJECT]...")
+
+
+def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every command takes."""
+    for decorate in reversed(
+        (
+            click.option("--json", "as_json", is_flag=True, envvar="RBUILD_JSON",
+                         help="Print one JSON document.  [default: off]"),
+            click.option("-v", "--verbose", count=True, envvar="RBUILD_VERBOSE",
+                         help="Say more: why, until when, each step.  [default: off]"),
+            click.option("--config", envvar="RBUILD_CONFIG", metavar="FILE",
+                         type=click.Path(dir_okay=False),
+                         help="Configuration file.  [default: ~/.config/rbuild/rbuild.yml, "
+                         "else /etc/rbuild/rbuild.yml]"),
+            click.option("--state-dir", envvar="RBUILD_STATE_DIR", metavar="FOLDER",
+                         type=click.Path(file_okay=False),
+                         help="Where records and logs are kept.  [default: /var/lib/rbuild for "
+                         "root, else ~/.local/state/rbuild]"),
+            click.argument("projects", nargs=-1, metavar="[PROJECT]...", type=click.Path()),
+        )
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One option for each setting of a project."""
+    for option in reversed(OPTIONS):
+        if option.default is False:
+            # Its environment variable is read with those of the others, in settings.
+            decorate = click.option(
+                f"--{option.name}/--no-{option.name}", option.field, default=None,
+                help=f"{option.help}  [default: {option.shown_default}]",
+            )  # fmt: skip
+        else:
+            decorate = click.option(
+                f"--{option.name}", option.field, type=Setting(option),
+                metavar="N" if option.parse.__name__ == "count" else "DURATION",
+                help=f"{option.help}  [default: {option.shown_default}]",
+            )  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+@click.group(
+    cls=Main,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="A DURATION is a number of seconds, or 90s, 30m, 12h, 7d, 1w. Every option has an "
+    "environment variable, RBUILD_ and its name; BUILD_PERIOD, BUILD_TTL and UP_TIMEOUT_PERIOD "
+    "work too.",
+)
+@_settings
+@click.option(
+    "--force-rebuild",
+    is_flag=True,
+    envvar="RBUILD_FORCE_REBUILD",
+    help="Update even if nothing is due.  [default: off]",
+)
+@click.option(
+    "--remove-images",
+    is_flag=True,
+    envvar="RBUILD_REMOVE_IMAGES",
+    help="Update nothing; remove the images that rbuild built for these projects and "
+    "no container uses.  [default: off]",
+)
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    envvar="RBUILD_ALL",
+    help="Let the two above work on all projects of the configuration file.  [default: off]",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=1,
+    envvar="RBUILD_JOBS",
+    metavar="N",
+    help="Projects to work on at a time.  [default: 1]",
+)
+@click.option(
+    "-n",
+    "--dry-run",
+    is_flag=True,
+    envvar="RBUILD_DRY_RUN",
+    help="Print reasons and steps, change nothing.  [default: off]",
+)
+@click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    envvar="RBUILD_QUIET",
+    help="Say nothing but what failed.  [default: off]",
+)
+@_shared
+@click.version_option(__version__, "--version", prog_name="rbuild")
+@click.pass_context
+def main(_: click.Context, /, **given: Any) -> None:
+    """Keep Docker Compose projects fresh.
+
+    Each PROJECT is a compose file, a folder that holds one, or files joined by ':'. One that
+    is stale (older than its build period, or changed) is built without cache on fresh bases,
+    brought up, judged healthy, and cleaned up after. With nothing due, rbuild is silent.
+
+    Without a PROJECT: the one in the current folder, else those of the configuration file.
+    """  # fmt: skip
+    with _Errors():
+        sys.exit(_update(given))
+
+
+@main.command()
+@_shared
+def status(**given: Any) -> None:
+    """Tell what runs, how old it is, and what is due when."""
+    with _Errors():
+        run, arguments = _prepare(given, {})
+        from rbuild import status as view
+
+        found = view.gather(arguments, run, os.getcwd())
+        if given["as_json"]:
+            click.echo(json.dumps(view.document(found), indent=2))
+        else:
+            for line in view.lines(found, given["verbose"], time.time()):
+                click.echo(line)
+        sys.exit(1 if any(one.failure for one in found) else 0)
+
+
+class _Errors:
+    """The one place that turns an error of a whole run into a message and an exit code."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, RbuildError):
+            _fail(error)
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output has gone; Python must not complain of it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+
+def _fail(error: RbuildError) -> NoReturn:
+    click.echo(f"rbuild: {error.message}", err=True)
+    for line in error.detail.splitlines():
+        click.echo(f"    {line}", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _prepare(given: Mapping[str, Any], flags: Mapping[str, Given]) -> tuple[Run, list[str]]:
+    """What holds for the run, and the arguments that name its projects."""
+    environ = dict(os.environ)
+    root = os.path.abspath(given["state_dir"] or default_root(environ))
+    config = configfile.read(given["config"] or "", environ, root)
+    run = Run(
+        started=time.time(),
+        environ=environ,
+        flags=flags,
+        environment=from_environment(environ),
+        defaults=config.defaults,
+        store=Store(root),
+        forced=given.get("force_rebuild", False),
+        dry_run=given.get("dry_run", False),
+    )
+    return run, _arguments(given, config, environ)
+
+
+def _arguments(
+    given: Mapping[str, Any], config: configfile.ConfigFile, environ: Mapping[str, str]
+) -> list[str]:
+    if given["projects"]:
+        return list(given["projects"])
+    if has_compose_file(os.getcwd(), environ):
+        return [os.curdir]
+    if config.projects:
+        for flag in ("force_rebuild", "remove_images"):
+            if given.get(flag) and not given["everything"]:
+                raise UsageError(
+                    f"--{flag.replace('_', '-')} on all projects of {config.path} needs --all",
+                    hint="or name the project",
+                )
+        return configfile.expand(config)
+    looked = config.path or ", ".join(configfile.places(environ))
+    raise UsageError(
+        f"no project: no compose file in {os.getcwd()}, no `projects:` in {looked}",
+        hint="name a compose file or a folder, or see rbuild --help",
+    )
+
+
+def _update(given: dict[str, Any]) -> int:
+    if given["remove_images"] and given["force_rebuild"]:
+        raise UsageError("--remove-images and --force-rebuild exclude each other")
+    flags = {}
+    for option in OPTIONS:
+        value = given[option.field]
+        if value is not None:
+            flags[option.name] = (
+                value if isinstance(value, Given) else Given(value, f"flag --{option.name}")
+            )
+    run, arguments = _prepare(given, flags)
+    report = _Report(given)
+    unsure: list[Project] = []
+    seen: set[str] = set()
+    cwd = os.getcwd()
+    for argument in arguments:
+        try:
+            project = locate(argument, cwd)
+        except RbuildError as error:
+            report.add(Outcome(argument, argument, "failed", started=run.started, error=error))
+            continue
+        if project.spelling in seen:
+            continue
+        seen.add(project.spelling)
+        fresh = None if given["remove_images"] else glance(project, run)
+        if fresh:
+            report.add(fresh)
+        else:
+            unsure.append(project)
+    if unsure:
+        from rbuild import crew
+
+        crew.work(unsure, run, report, jobs=given["jobs"], remove_images=given["remove_images"])
+    return report.close()
+
+
+class _Report:
+    """Tells outcomes as they come, on stdout and stderr."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._outcomes: list[Outcome] = []
+        self._json: bool = given["as_json"]
+        self._verbose: int = given["verbose"]
+        self._quiet: bool = given["quiet"]
+        self._terminal = sys.stderr.isatty()
+        self._color = None if self._terminal and not os.environ.get("NO_COLOR") else False
+        self._live = self._terminal and not self._quiet
+        self._journal = _is_journal()
+
+    def add(self, one: Outcome) -> None:
+        """A project has come to its end."""
+        self._outcomes.append(one)
+        self._clear()
+        for priority, line in problems(one, self._terminal):
+            prefix = f"<{priority}>" if self._journal else ""
+            color = {3: "red", 4: "yellow"}.get(priority) if not line.startswith(" ") else None
+            click.secho(prefix + line, err=True, fg=color, color=self._color)
+        if not self._json:
+            for line in results([one], self._verbose, self._quiet):
+                click.echo(line)
+
+    def tell(self, name: str, text: str, step: bool) -> None:
+        """A project makes progress: a step begins, or its command has written a line."""
+        if self._live:
+            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            line = f"{name}: {text}".replace("\t", " ")[: width - 1]
+            click.echo(f"\r\033[K{line}", nl=False, err=True)
+        elif step and self._verbose and not self._quiet:
+            prefix = "<6>" if self._journal else ""
+            click.echo(f"{prefix}{name}: {text}", err=True)
+
+    def close(self) -> int:
+        """All projects have come to their end; the exit code."""
+        self._clear()
+        code = exit_code(self._outcomes)
+        if self._json:
+            click.echo(json.dumps(document(self._outcomes, code), indent=2))
+        return code
+
+    def _clear(self) -> None:
+        if self._live:
+            click.echo("\r\033[K", nl=False, err=True)
+
+
+def _is_journal() -> bool:
+    """Whether stderr goes to the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    stream = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        info = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return stream == f"{info.st_dev}:{info.st_ino}"

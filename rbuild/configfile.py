@@ -1,0 +1,126 @@
+"""rbuild.yml: which projects there are, and defaults for their settings.
+
+What was read is cached in the state folder, keyed by the file's size, mtime and inode, so that
+a run with nothing to do needs no YAML.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rbuild.errors import RbuildError, UsageError
+from rbuild.settings import Given, as_json, from_json, from_mapping, unknown_key
+
+_KEYS = ("projects", "defaults")
+_CACHE = "config-cache.json"
+_FORMAT = 1
+
+
+class ConfigFile(NamedTuple):
+    """What rbuild.yml says. `path` is empty where there is none."""
+
+    path: str
+    projects: tuple[str, ...]
+    """Absolute paths and globs."""
+    defaults: Mapping[str, Given]
+
+
+def places(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Where rbuild.yml is looked for; the first that exists counts."""
+    home = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return (os.path.join(home, "rbuild", "rbuild.yml"), "/etc/rbuild/rbuild.yml")
+
+
+def read(explicit: str, environ: Mapping[str, str], state: str) -> ConfigFile:
+    """The configuration file; `explicit` is the one that was asked for, empty to look for one.
+
+    `state` is the state folder. Raises UsageError for a file that is missing or wrong.
+    """
+    for path in (os.path.abspath(explicit),) if explicit else places(environ):
+        try:
+            info = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
+        look = [_FORMAT, path, info.st_size, info.st_mtime_ns, info.st_ino]
+        return _cached(look, state) or _parse(path, look, state)
+    if explicit:
+        raise UsageError(f"{explicit}: no such configuration file")
+    return ConfigFile("", (), {})
+
+
+def expand(config: ConfigFile) -> list[str]:
+    """The projects that a configuration file lists, globs resolved; a plain path as it is."""
+    import glob
+
+    found: dict[str, None] = {}
+    for entry in config.projects:
+        if os.path.exists(entry) or not glob.has_magic(entry):
+            found[entry] = None
+        else:
+            found.update(dict.fromkeys(sorted(glob.glob(entry, recursive=True))))
+    return list(found)
+
+
+def _cached(look: list[Any], state: str) -> ConfigFile | None:
+    try:
+        with open(os.path.join(state, _CACHE), encoding="utf-8") as file:
+            cache = json.load(file)
+        if cache["look"] != look:
+            return None
+        return ConfigFile(look[1], tuple(cache["projects"]), from_json(cache["defaults"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _parse(path: str, look: list[Any], state: str) -> ConfigFile:
+    from rbuild import yamlfile
+
+    try:
+        documents = yamlfile.load(path)
+    except RbuildError as error:
+        raise UsageError(error.message, hint=error.hint) from None
+    if not documents or documents[0].data is None:
+        return ConfigFile(path, (), {})
+    if len(documents) > 1:
+        raise UsageError(f"{path}: more than one YAML document")
+    (document,) = documents
+    data = document.data
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}:1: expected a mapping with {' and '.join(_KEYS)}")
+    for key in data:
+        if key not in _KEYS:
+            raise unknown_key(key, f"{path}:{document.line(key)}", _KEYS, UsageError)
+    projects = data.get("projects") or []
+    if not isinstance(projects, list) or not all(isinstance(one, str) for one in projects):
+        raise UsageError(f"{path}:{document.line('projects')}: projects: expected a list of paths")
+    defaults = data.get("defaults")
+    keys = defaults if isinstance(defaults, dict) else {}
+    lines = {key: document.line("defaults", key) for key in keys}
+    config = ConfigFile(
+        path,
+        tuple(_absolute(one, path) for one in projects if isinstance(one, str)),
+        from_mapping(defaults, path, lines, UsageError),
+    )
+    _write_cache(config, look, state)
+    return config
+
+
+def _absolute(entry: str, config_path: str) -> str:
+    return os.path.normpath(os.path.join(os.path.dirname(config_path), os.path.expanduser(entry)))
+
+
+def _write_cache(config: ConfigFile, look: list[Any], state: str) -> None:
+    from rbuild.record import write_private
+
+    cache = {"look": look, "projects": config.projects, "defaults": as_json(config.defaults)}
+    try:
+        os.makedirs(state, mode=0o700, exist_ok=True)
+        write_private(os.path.join(state, _CACHE), json.dumps(cache))
+    except (OSError, RbuildError):
+        # Only speed is lost; a state folder that is needed complains by itself.
+        return

@@ -1,0 +1,93 @@
+"""Works through the projects that need a closer look, some of them at a time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from rbuild.engine import Engine
+from rbuild.errors import InternalError
+from rbuild.glance import Run
+from rbuild.process import Log, Stop
+from rbuild.project import Project
+from rbuild.record import stamp, write_private
+from rbuild.refresh import Means, refresh
+from rbuild.removal import remove
+from rbuild.report import Outcome
+
+
+class Listener(Protocol):
+    """Whoever tells a person."""
+
+    def add(self, one: Outcome) -> None:
+        """A project has come to its end."""
+
+    def tell(self, name: str, text: str, step: bool) -> None:
+        """A project makes progress."""
+
+
+def work(
+    projects: Sequence[Project], run: Run, listener: Listener, *, jobs: int, remove_images: bool
+) -> None:
+    """Work through the projects, `jobs` at a time, whatever any of them does.
+
+    Projects in one folder share its lock, so they are worked one after another.
+    """
+    stop = Stop()
+    stop.install()
+    guard = threading.Lock()
+    claimed: set[str] = set()
+
+    def claim(folder: str) -> bool:
+        with guard:
+            new = folder not in claimed
+            claimed.add(folder)
+            return new
+
+    def tell(name: str, text: str, step: bool) -> None:
+        with guard:
+            listener.tell(name, text, step)
+
+    def together(group: Sequence[Project]) -> None:
+        for project in group:
+            if stop.signum and claimed:
+                return
+            outcome = _guarded(project, run, Means(connect, stop, claim, tell), remove_images)
+            if outcome:
+                with guard:
+                    listener.add(outcome)
+
+    groups: dict[str, list[Project]] = {}
+    for project in projects:
+        groups.setdefault(project.home, []).append(project)
+    with ThreadPoolExecutor(max_workers=min(jobs, len(groups))) as pool:
+        for done in [pool.submit(together, group) for group in groups.values()]:
+            done.result()
+
+
+def connect(stop: Stop, log: Log | None, held: Sequence[int]) -> Engine:
+    """The engine that the environment points at."""
+    from rbuild.whales import Whales
+
+    return Whales(stop, log, held)
+
+
+def _guarded(project: Project, run: Run, means: Means, remove_images: bool) -> Outcome | None:
+    """One project's outcome, even where rbuild itself is wrong."""
+    try:
+        return (remove if remove_images else refresh)(project, run, means)
+    except Exception:
+        path = os.path.join(run.store.root, f"crash-{stamp(run.started).replace(':', '')}.txt")
+        trace = traceback.format_exc()
+        try:
+            write_private(path, trace)
+            where = f"the details are in {path}"
+        except Exception:
+            where = trace.splitlines()[-1]
+        error = InternalError("an error in rbuild itself", hint=f"please report it; {where}")
+        return Outcome(project.argument, project.argument, "failed", started=run.started,
+                       error=error)  # fmt: skip

@@ -1,0 +1,185 @@
+"""Reads one project in full: Compose's rendering of it, our record, its settings, its changes.
+
+This is the slow look, taken when a project may be stale; it needs Docker's CLI, no engine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rbuild import configuration, fingerprint, inputs, record, yamlfile
+from rbuild.configuration import Configuration
+from rbuild.engine import Engine
+from rbuild.errors import ProjectError
+from rbuild.inputs import Inputs
+from rbuild.project import Project, require_compose_file
+from rbuild.record import Record, Store
+from rbuild.settings import Given, as_json, from_mapping
+
+_UNSET = re.compile(r'The \\?"(\w+)\\?" variable is not set')
+# Spellings of one project whose signatures a record keeps.
+MOST_VIEWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A project as it stands now."""
+
+    project: Project
+    configuration: Configuration
+    inputs: Inputs
+    folder: str
+    """Its state folder."""
+    record: Record | None
+    damaged: str
+    """Why the record that was there can't be used; empty if it can, or there is none."""
+    key: str
+    digests: Mapping[str, str]
+    view: Mapping[str, Any]
+    """What a record keeps of this spelling: signature and `x-rbuild` settings."""
+    changed: tuple[str, ...]
+    provided: tuple[str, ...]
+    own_settings: Mapping[str, Given]
+    notes: tuple[str, ...]
+
+
+def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, str]) -> Loaded:
+    """Look at a project in full. Changes nothing but the state folder's existence.
+
+    Raises ProjectError or InputError for what is wrong with its files, StateError.
+    """
+    require_compose_file(project, environ)
+    target = project.target
+    environ = {**environ, "PWD": target.folder}
+    found = inputs.walk(target.folder, target.files, environ)
+    # Signatures come before what they stand for is read: a change in between shows next time.
+    names = [one.name for one in found.variables]
+    key = os.urandom(16).hex()
+    early = fingerprint.signature(found.paths, names, environ, key)
+    rendered, complaints = engine.render(target)
+    parsed = configuration.parse(rendered, project.argument)
+    own_settings = _own_settings(rendered.get("x-rbuild"), found)
+
+    folder = store.path(parsed.name, project.home)
+    known, damaged = _read(folder)
+    if known and known.key:
+        key = known.key
+        early["variables"] = fingerprint.signature((), names, environ, key)["variables"]
+    _refuse_other_files(known, found, project)
+    _require_variables(known, found, environ)
+
+    content = fingerprint.content_files(rendered)
+    late = fingerprint.signature(content, (), environ, key)
+    digests = fingerprint.digests(rendered, target.folder, project.home, key)
+    view = {
+        "paths": {**late["paths"], **early["paths"]},
+        "variables": early["variables"],
+        "settings": as_json(own_settings),
+    }
+    before = known.views.get(project.spelling) if known else None
+    suspects = fingerprint.differences(before, environ, key) if before else []
+    changed = fingerprint.changes(known.digests, digests, suspects) if known else []
+    return Loaded(
+        project=project,
+        configuration=parsed,
+        inputs=found,
+        folder=folder,
+        record=known,
+        damaged=damaged,
+        key=key,
+        digests=digests,
+        view=view,
+        changed=tuple(changed),
+        provided=tuple(sorted(_provided(found, environ))),
+        own_settings=own_settings,
+        notes=_notes(complaints, found),
+    )
+
+
+def remember_view(known: Record, loaded: Loaded) -> None:
+    """Let a record know the signature that this spelling has now."""
+    views = {name: one for name, one in known.views.items() if name != loaded.project.spelling}
+    latest = list(views.items())[-(MOST_VIEWS - 1) :]
+    known.views = {**dict(latest), loaded.project.spelling: dict(loaded.view)}
+
+
+def _read(folder: str) -> tuple[Record | None, str]:
+    try:
+        return record.read(folder), ""
+    except record.Damaged as error:
+        return None, error.message
+
+
+def _own_settings(data: Any, found: Inputs) -> dict[str, Given]:
+    """`x-rbuild` at the top, each value with the file and line that it stands on."""
+    if not isinstance(data, dict):
+        return from_mapping(data, "x-rbuild", {}, ProjectError)
+    # The rendered configuration has the values, merged and interpolated; the files, the lines.
+    result: dict[str, Given] = {}
+    for path in found.compose_files:
+        try:
+            documents = yamlfile.load(path)
+        except ProjectError:
+            continue
+        for document in documents:
+            here = document.data.get("x-rbuild") if isinstance(document.data, dict) else None
+            if not isinstance(here, dict):
+                continue
+            lines = {name: document.line("x-rbuild", name) for name in here}
+            wanted = {name: data[name] for name in here if name in data}
+            result.update(from_mapping(wanted, path, lines, ProjectError))
+    # What no file shows (an include from afar).
+    rest = {name: value for name, value in data.items() if name not in result}
+    return {**from_mapping(rest, "x-rbuild", {}, ProjectError), **result}
+
+
+def _provided(found: Inputs, environ: Mapping[str, str]) -> set[str]:
+    """Variables without a default that have a value now."""
+    return {
+        one.name
+        for one in found.variables
+        if one.required and (one.name in environ or one.name in found.dotenv)
+    }
+
+
+def _require_variables(known: Record | None, found: Inputs, environ: Mapping[str, str]) -> None:
+    """Raise ProjectError for a variable that the last good update had and this run lacks."""
+    now = _provided(found, environ)
+    places = {one.name: one.where for one in found.variables if one.required}
+    lost = [
+        name for name in (known.provided if known else ()) if name in places and name not in now
+    ]
+    if lost:
+        uses = ", ".join(f"{name} ({places[name]})" for name in lost)
+        raise ProjectError(
+            f"not set now, though the last update had it: {uses}",
+            hint="cron's environment is not the shell's: set it in the crontab, the unit or .env, "
+            "or give it a default (${NAME:-})",
+        )
+
+
+def _refuse_other_files(known: Record | None, found: Inputs, project: Project) -> None:
+    """Raise ProjectError where two sets of files in one folder make one Compose project."""
+    own = {os.path.realpath(path) for path in found.compose_files}
+    if known is None or not known.files or own & set(known.files):
+        return
+    if any(os.path.exists(path) for path in known.files):
+        raise ProjectError(
+            f"{project.argument}: {', '.join(known.files)} make up the Compose project "
+            f"{known.name!r} already",
+            hint="join the files with ':' if they are one project, or give each a `name:`",
+        )
+
+
+def _notes(complaints: str, found: Inputs) -> tuple[str, ...]:
+    places = {one.name: one.where for one in found.variables}
+    notes = dict.fromkeys(
+        f"variable {name} is not set and has no default"
+        + (f" ({places[name]})" if places.get(name) else "")
+        for name in _UNSET.findall(complaints)
+    )
+    return (*notes, *(f"{one}: not read by rbuild, changes go unseen" for one in found.remote))

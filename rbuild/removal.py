@@ -1,0 +1,39 @@
+"""`--remove-images`: removes what rbuild built for a project, where nothing uses it."""
+
+from __future__ import annotations
+
+import time
+
+from rbuild import prune
+from rbuild.errors import Busy, RbuildError
+from rbuild.glance import Run
+from rbuild.loading import load
+from rbuild.lock import hold
+from rbuild.project import Project
+from rbuild.refresh import Means
+from rbuild.report import Outcome
+
+
+def remove(project: Project, run: Run, means: Means) -> Outcome | None:
+    """Remove a project's unused images; None if the project was worked already."""
+    outcome = Outcome(project.argument, project.path, "removed", started=run.started)
+    begun = time.monotonic()
+    try:
+        with hold(project.home):
+            engine = means.connect(means.stop, None, ())
+            loaded = load(project, engine, run.store, run.environ)
+            outcome.name = loaded.configuration.name
+            if not means.claim(loaded.folder):
+                return None
+            engine.check()
+            found = prune.removable(engine, outcome.name)
+            if run.dry_run:
+                outcome.outcome = "planned"
+                outcome.steps = tuple(f"remove {image}" for image in found)
+            else:
+                outcome.removed = tuple(one for one in found if engine.remove_image(one))
+    except RbuildError as error:
+        outcome.error = error
+        outcome.outcome = "deferred" if isinstance(error, Busy) else "failed"
+    outcome.seconds = time.monotonic() - begun
+    return outcome

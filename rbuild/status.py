@@ -1,0 +1,191 @@
+"""`rbuild status`: what runs, since when, how old, what is due when, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rbuild import fingerprint, record, staleness
+from rbuild.engine import Container, Engine
+from rbuild.errors import RbuildError
+from rbuild.glance import Run
+from rbuild.project import Project, locate
+from rbuild.record import Record, stamp
+from rbuild.settings import Settings, from_json
+from rbuild.staleness import Reason, span
+
+
+@dataclass
+class Standing:
+    """How one project stands."""
+
+    name: str
+    path: str
+    record: Record | None = None
+    settings: Settings | None = None
+    reasons: tuple[Reason, ...] = ()
+    due: float = 0.0
+    containers: list[Container] = field(default_factory=list)
+    failure: dict[str, str] | None = None
+    problem: RbuildError | None = None
+    """Why not all can be told."""
+
+
+def gather(arguments: Sequence[str], run: Run, cwd: str) -> list[Standing]:
+    """How each project stands. What can't be told is said in its place, never raised."""
+    engine = _engine()
+    found: dict[str, Standing] = {}
+    for argument in arguments:
+        try:
+            project = locate(argument, cwd)
+            standing = _stand(project, run)
+        except RbuildError as error:
+            standing = Standing(argument, argument, problem=error)
+        if standing.record and not standing.problem:
+            try:
+                standing.containers = engine.containers(standing.name)
+            except RbuildError as error:
+                standing.problem = error
+        key = standing.name + "\n" + (standing.record.home if standing.record else argument)
+        found.setdefault(key, standing)
+    return list(found.values())
+
+
+def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
+    """For a person to read."""
+    text: list[str] = []
+    for one in standings:
+        text.append(f"{one.name}  {one.path}")
+        if one.record and one.record.built:
+            text.append(
+                f"  updated   {_local(one.record.built_at)} ({span(now - one.record.built_at)} ago)"
+            )
+        elif not one.problem:
+            text.append("  updated   never by rbuild")
+        if one.reasons:
+            why = "; ".join(f"{kind}: {detail}" for kind, detail in one.reasons)
+            text.append(f"  due       now ({why})")
+        elif one.due:
+            text.append(f"  due       {_local(one.due)} (in {span(one.due - now)})")
+        if one.failure:
+            text.append(f"  failed    {one.failure.get('when', '')}: {one.failure['message']}")
+            text.append(f"            {one.failure.get('log', '')}")
+        if one.problem:
+            text.append(f"  unknown   {one.problem.message}")
+        text += _service_lines(one, now)
+        if verbose and one.settings:
+            for name, origin in one.settings.origins.items():
+                value = getattr(one.settings, name.replace("-", "_"))
+                text.append(f"  setting   {name} = {value} ({origin})")
+    return text
+
+
+def document(standings: Sequence[Standing]) -> dict[str, Any]:
+    """For a program to read; times are RFC 3339 in UTC."""
+    return {"version": 1, "projects": [_project(one) for one in standings]}
+
+
+def _project(one: Standing) -> dict[str, Any]:
+    known, settings = one.record, one.settings
+    return {
+        "name": one.name,
+        "path": one.path,
+        "built": (known.built or None) if known else None,
+        "due": stamp(one.due) if one.due else None,
+        "reasons": [reason._asdict() for reason in one.reasons],
+        "services": [
+            {
+                "name": each.service,
+                "container": each.name,
+                "state": each.state,
+                "health": each.health or None,
+                "image": each.reference,
+                "image_id": each.image,
+                "started": stamp(each.started) if each.started else None,
+            }
+            for each in _own(one)
+        ],
+        "bases": known.bases if known else [],
+        "failure": one.failure,
+        "problem": one.problem.message if one.problem else None,
+        "settings": {
+            name: {"value": getattr(settings, name.replace("-", "_")), "origin": origin}
+            for name, origin in settings.origins.items()
+        }
+        if settings
+        else {},
+    }
+
+
+def _stand(project: Project, run: Run) -> Standing:
+    """How a project stands by its record alone."""
+    standing = Standing(os.path.basename(project.target.folder), project.path)
+    for folder in run.store.folders(project.home):
+        known = record.read(folder)
+        if known is None:
+            continue
+        view = known.views.get(project.spelling) or next(iter(known.views.values()), None)
+        settings = run.settings(from_json(view["settings"]) if view else {})
+        changed = fingerprint.differences(view, run.environ, known.key) if view else []
+        decision = staleness.decide(
+            known, changed, build_period=settings.build_period, forced=False, now=time.time()
+        )
+        return Standing(
+            name=known.name,
+            path=project.path,
+            record=known,
+            settings=settings,
+            reasons=decision.reasons,
+            due=decision.due,
+            failure=_failure(folder),
+        )
+    standing.settings = run.settings({})
+    standing.reasons = staleness.decide(
+        None, (), build_period=0, forced=False, now=time.time()
+    ).reasons
+    return standing
+
+
+def _failure(folder: str) -> dict[str, str] | None:
+    try:
+        with open(os.path.join(folder, "failure.json"), encoding="utf-8") as file:
+            failure = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return failure if isinstance(failure, dict) and "message" in failure else None
+
+
+def _service_lines(one: Standing, now: float) -> list[str]:
+    rows = [
+        (
+            each.service,
+            each.state + (f", {each.health}" if each.health else ""),
+            f"since {span(now - each.started)}" if each.state == "running" else "",
+            each.reference,
+        )
+        for each in _own(one)
+    ]
+    if one.record and not rows and not one.problem:
+        return ["  nothing of it runs"]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return ["  " + "  ".join(cells).rstrip() for cells in padded]
+
+
+def _own(one: Standing) -> list[Container]:
+    return sorted((each for each in one.containers if not each.oneoff), key=lambda c: c.name)
+
+
+def _local(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+
+
+def _engine() -> Engine:
+    from rbuild.process import Stop
+    from rbuild.whales import Whales
+
+    return Whales(Stop())

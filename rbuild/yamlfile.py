@@ -1,0 +1,232 @@
+"""YAML files as plain data, with the line of every key: what Compose takes, and nothing executed.
+
+Scalars follow Compose's reader (go-yaml 3), not YAML 1.1: `yes`, `1:30` and `2001-01-01` are text.
+So are numbers that aren't plain decimals (`0x1F`, `010`, `1e3`): nothing of ours needs their value.
+The file is read into nodes and turned into data here, so that aliases stay shared (a "billion
+laughs" file costs no more than its own size) and every problem can name its line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import yaml
+from yaml.reader import ReaderError
+
+from rbuild.errors import InputError
+
+try:
+    from yaml import CSafeLoader as _Loader
+except ImportError:  # PyYAML without libyaml: the same results, slower
+    from yaml import SafeLoader as _Loader  # type: ignore[assignment]
+
+Data: TypeAlias = "bool | int | float | str | list[Data] | dict[str, Data] | None"
+
+MAX_DEPTH = 100
+"""Levels of nesting that are read. libyaml's Python binding crashes the process at some 100,000."""
+
+_MERGE = "tag:yaml.org,2002:merge"
+_TEXT = "tag:yaml.org,2002:str"
+_STANDARD = "tag:yaml.org,2002:"
+_NULLS = {"", "~", "null", "Null", "NULL"}
+_BOOLS = {
+    word: value
+    for value, words in ((True, "true True TRUE"), (False, "false False FALSE"))
+    for word in words.split()
+}
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of a YAML file. `data` is None for an empty one; its containers may be shared
+    where the file uses aliases, so read them and don't change them."""
+
+    path: str
+    data: Data
+    _root: yaml.Node = field(repr=False, compare=False)
+
+    def line(self, *keys: str | int) -> int:
+        """The line, from 1, of the key (or list item) that `keys` lead to, merged keys included;
+        of the nearest one above it where the file has no such key."""
+        node, line = self._root, _line(self._root)
+        for key in keys:
+            found = _child(node, key)
+            if found is None:
+                break
+            mark, node = found
+            line = _line(mark)
+        return line
+
+    def strings(self, *keys: str | int) -> Iterator[tuple[str, int]]:
+        """Every string value (no keys) below `keys`, with its line; each place in the file once,
+        however many aliases lead there. Nothing where there is no such key."""
+        node = self._root
+        for key in keys:
+            found = _child(node, key)
+            if found is None:
+                return
+            node = found[1]
+        seen: set[int] = set()
+        waiting = [node]
+        while waiting:
+            node = waiting.pop()
+            if id(node) in seen or node.tag == "!reset":
+                continue
+            seen.add(id(node))
+            if isinstance(node, yaml.ScalarNode):
+                if isinstance(_scalar(node), str):
+                    yield node.value, _line(node)
+            elif isinstance(node, yaml.MappingNode):
+                waiting += [value for _, value in reversed(node.value)]
+            elif isinstance(node, yaml.SequenceNode):
+                waiting += reversed(node.value)
+
+
+def load(path: str) -> list[Document]:
+    """The documents of the YAML file `path`, in order; an empty file has none.
+
+    Of Compose's tags, `!reset` drops the value together with its key and `!override` changes
+    nothing; unknown tags are ignored. Keys are the text in the file, whatever they look like.
+    Raises InputError ("file:line:column: what") where the file can't be read, isn't YAML, gives a
+    key twice (an error in Compose too), contains itself, or is nested deeper than MAX_DEPTH.
+    """
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    try:
+        _check_depth(path, raw)
+        roots = list(yaml.compose_all(raw, Loader=_Loader))
+    except yaml.MarkedYAMLError as error:
+        what = ", ".join(text for text in (error.problem, error.context) if text)
+        raise _error(path, error.problem_mark or error.context_mark, what) from error
+    except ReaderError as error:
+        raise InputError(_undecodable(path, raw, error)) from error
+    return [Document(path, _Builder(path).build(root), root) for root in roots]
+
+
+def _check_depth(path: str, raw: bytes) -> None:
+    depth = 0
+    for event in yaml.parse(raw, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                what = f"nested deeper than {MAX_DEPTH} levels"
+                raise _error(path, event.start_mark, what)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+class _Builder:
+    """Turns the nodes of one document into data; a node reached twice is built once."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.done: dict[int, Data] = {}
+        self.open: set[int] = set()
+
+    def build(self, node: yaml.Node) -> Data:
+        if isinstance(node, yaml.ScalarNode):
+            return None if node.tag == "!reset" else _scalar(node)
+        if id(node) in self.open:
+            raise _error(self.path, node.start_mark, "this value contains itself")
+        if id(node) not in self.done:
+            self.open.add(id(node))
+            if node.tag == "!reset":
+                self.done[id(node)] = None
+            elif isinstance(node, yaml.MappingNode):
+                self.done[id(node)] = self._mapping(node)
+            else:
+                items = [item for item in node.value if item.tag != "!reset"]
+                self.done[id(node)] = [self.build(item) for item in items]
+            self.open.discard(id(node))
+        return self.done[id(node)]
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Data]:
+        lines: dict[str, int] = {}
+        own: dict[str, Data] = {}
+        merged: dict[str, Data] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _error(self.path, key.start_mark, "a key must be a plain value")
+            if key.value in lines:
+                what = f"key {key.value!r} was already given on line {lines[key.value]}"
+                raise _error(self.path, key.start_mark, what)
+            lines[key.value] = _line(key)
+            if key.tag == _MERGE:
+                for source in _sources(value):
+                    part = self.build(source)
+                    if not isinstance(part, dict):
+                        what = "'<<' takes a mapping or a list of mappings"
+                        raise _error(self.path, value.start_mark, what)
+                    merged = part | merged
+            elif value.tag != "!reset":
+                own[key.value] = self.build(value)
+        return merged | own
+
+
+def _sources(node: yaml.Node) -> list[yaml.Node]:
+    """The mappings that a merge key takes from, the strongest first."""
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else [node]
+
+
+def _child(node: yaml.Node, key: str | int) -> tuple[yaml.Node, yaml.Node] | None:
+    """The node that marks the place of `key` within `node`, and the value there."""
+    if isinstance(node, yaml.SequenceNode) and isinstance(key, int):
+        items = [item for item in node.value if item.tag != "!reset"]
+        return (items[key], items[key]) if 0 <= key < len(items) else None
+    # Own keys before merged ones, as _Builder has it; `seen` keeps repeated aliases cheap.
+    waiting, seen = [node], set[int]()
+    while waiting:
+        node = waiting.pop(0)
+        if id(node) in seen or not isinstance(node, yaml.MappingNode):
+            continue
+        seen.add(id(node))
+        merged: list[yaml.Node] = []
+        for name, value in node.value:
+            if name.tag == _MERGE:
+                merged += _sources(value)
+            elif name.value == key and value.tag != "!reset":
+                return name, value
+        waiting = merged + waiting
+    return None
+
+
+def _scalar(node: yaml.ScalarNode) -> bool | int | float | str | None:
+    """The value of a scalar. Quoted, tagged `!!str` or with a tag we don't know: text."""
+    text: str = node.value
+    if node.style or node.tag == _TEXT or not node.tag.startswith(_STANDARD):
+        return text
+    if text in _NULLS:
+        return None
+    if text in _BOOLS:
+        return _BOOLS[text]
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _error(path: str, mark: Any, what: str) -> InputError:
+    if mark is None:
+        return InputError(f"{path}: {what}")
+    return InputError(f"{path}:{mark.line + 1}:{mark.column + 1}: {what}")
+
+
+def _undecodable(path: str, raw: bytes, error: ReaderError) -> str:
+    # libyaml counts the position in bytes, pure Python in bytes or characters: near enough.
+    before = raw[: error.position]
+    line = before.count(b"\n") + 1
+    column = error.position - (before.rfind(b"\n") + 1) + 1
+    return f"{path}:{line}:{column}: not readable as text: {error.reason}"
