@@ -1,9 +1,9 @@
 """Which images a Dockerfile rests on, told from its text alone, as BuildKit would resolve them.
 
-The rules are those of the Dockerfile reference and of BuildKit's own frontend
-(`frontend/dockerfile`, checked against 0.13 to 0.29). Where its versions differ the newer one is
-followed. Only what decides about images is read: everything else is left for the build to judge.
-Not seen from here: the ONBUILD triggers that an image from outside carries in its configuration.
+The rules are those of the Dockerfile reference and of BuildKit's own frontend (0.13 and 0.29 were
+compared; tests/engine asks the one that is there). Where they differ the newer one is followed.
+Only what decides about images is read: the rest is left for the build to judge. Not seen from
+here: the ONBUILD triggers that an image from outside carries in its configuration.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Bases:
 @dataclass(frozen=True, slots=True)
 class _Instruction:
     name: str  # upper case
-    flags: tuple[str, ...]  # without quotes, "--" included
+    flags: tuple[str, ...]  # with their dashes, without quotes
     rest: str  # what follows the flags
     line: int
 
@@ -264,7 +264,7 @@ def _after_heredocs(
             end += 1
         if end < len(lines):
             at = end + 1
-        elif not match[2]:  # `1 << 2` is arithmetic to BuildKit before 0.14
+        elif not match[2]:  # `1 << 2` is arithmetic to BuildKit before 0.22
             raise _refuse(instruction.line, f"the here-document {ends[0]} has no end")
     return at
 
@@ -545,6 +545,7 @@ def _stages(
             raise _refuse(item.line, f"{item.name} comes before the first FROM")
 
     if not stages:
+        # Must not reach the engine: shown ARG and no FROM, dockerd 26.1 ends in a panic.
         raise InputError("Dockerfile: no FROM in it, there is nothing to build")
 
     for index in range(len(stages)):

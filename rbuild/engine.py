@@ -9,17 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """How Compose is pointed at one project: in which folder, with which `-f` files.
-
-    `folder` is kept as it was spelled (made absolute, links not resolved), because Compose
-    takes a project's default name from it. No `files` means the folder's own defaults.
-    """
-
-    folder: str
-    files: tuple[str, ...] = ()
+from rbuild.project import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +74,7 @@ class EngineInfo:
     """Seconds that its clock is ahead of ours."""
     containerd_store: bool
     platform: str
-    """Its own, as images name it: `linux/amd64`."""
+    """What it builds and pulls for by default, as images name it: `linux/amd64`."""
 
 
 class Engine(Protocol):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rbuild import fingerprint, record, staleness
 from rbuild.errors import RbuildError
@@ -15,8 +14,7 @@ from rbuild.settings import Given, Settings, from_json, resolve
 from rbuild.staleness import Decision
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """What holds for a whole run, for every project of it."""
 
     started: float

@@ -16,7 +16,7 @@ from rbuild.configuration import Configuration
 from rbuild.engine import Engine
 from rbuild.errors import ProjectError
 from rbuild.inputs import Inputs
-from rbuild.project import Project, require_compose_file
+from rbuild.project import Project, Target, require_compose_file
 from rbuild.record import Record, Store
 from rbuild.settings import Given, as_json, from_mapping
 
@@ -30,6 +30,7 @@ class Loaded:
     """A project as it stands now."""
 
     project: Project
+    target: Target
     configuration: Configuration
     inputs: Inputs
     folder: str
@@ -60,6 +61,8 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     names = [one.name for one in found.variables]
     key = os.urandom(16).hex()
     early = fingerprint.signature(found.paths, names, environ, key)
+    if not target.files:
+        target = target._replace(chosen=found.main_files)
     rendered, complaints = engine.render(target)
     parsed = configuration.parse(rendered, project.argument)
     own_settings = _own_settings(rendered.get("x-rbuild"), found)
@@ -85,6 +88,7 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     changed = fingerprint.changes(known.digests, digests, suspects) if known else []
     return Loaded(
         project=project,
+        target=target,
         configuration=parsed,
         inputs=found,
         folder=folder,

@@ -9,12 +9,24 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from rbuild.engine import Target
 from rbuild.errors import ProjectError
 
 # The names that Compose looks for in a folder, in its order of preference
 # (Compose file specification, "The Compose file").
 DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
+
+
+class Target(NamedTuple):
+    """How Compose is pointed at one project: in which folder, with which `-f` files.
+
+    `folder` is kept as it was spelled (made absolute, links not resolved), because Compose
+    takes a project's default name from it. No `files` means the folder's own choice, which is
+    `chosen` once it is known.
+    """
+
+    folder: str
+    files: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
 
 
 class Project(NamedTuple):

@@ -25,7 +25,7 @@ from rbuild.errors import StateError
 VERSION = 1
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Record:
     """One project's record. Times are RFC 3339 in UTC; absent ones are empty."""
 

@@ -62,6 +62,8 @@ def refresh(project: Project, run: Run, means: Means) -> Outcome | None:
     except RbuildError as error:
         outcome.error = error
         outcome.outcome = "deferred" if isinstance(error, Busy) else "failed"
+        if outcome.reasons and not outcome.touched:
+            outcome.standing = "no container was touched: what ran before runs on"
     outcome.seconds = time.monotonic() - begun
     return outcome if worked else None
 
@@ -104,8 +106,7 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
         outcome.log = log.path
         work = steps.Work(
             engine=engine,
-            target=loaded.project.target,
-            main_files=loaded.inputs.main_files,
+            target=loaded.target,
             configuration=loaded.configuration,
             settings=settings,
             overlay=write_labels(loaded, run.started),
@@ -138,7 +139,7 @@ def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: 
             containers,
             images,
             made_elsewhere(run.store, loaded.folder),
-            engine.all_services(loaded.project.target) if strange else None,
+            engine.all_services(loaded.target) if strange else None,
         ),
         left=left,
         stamp=generation(run.started),
@@ -171,6 +172,7 @@ def _update(
             steps.run(step, work)
     except BaseException as error:
         log.line(f"failed: {error}")
+        outcome.touched = work.touched
         outcome.warnings += tuple(work.warnings)
         if not work.touched:
             # An engine that no signal stops: this must come to its end.
@@ -178,7 +180,6 @@ def _update(
             outcome.warnings += tuple(_put_back(made, work, calm, name))
             if not isinstance(error, Interrupted):
                 underway.leave()
-            outcome.standing = "no container was touched: what ran before runs on"
         underway.note_failure(error, log.path)
         raise
 

@@ -14,7 +14,7 @@ from rbuild.staleness import Reason, span
 SEVERITY = (4, 3, 1, 75, 0)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Outcome:
     """What came of one project in this run."""
 
@@ -33,6 +33,8 @@ class Outcome:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    touched: bool = False
+    """Whether containers may have been touched."""
     standing: str = ""
     """After a failure: how it leaves the project, in words."""
     error: RbuildError | None = None
@@ -84,12 +86,9 @@ def problems(one: Outcome, terminal: bool) -> list[tuple[int, str]]:
     name = "" if error.message.startswith(f"{one.name}:") else f"{one.name}: "
     lines.append((5 if one.outcome == "deferred" else 3, f"{name}{error.message}"))
     lines += [(3, f"    {line}") for line in error.detail.splitlines()]
+    lines += [(3, f"  {text}") for text in (error.hint, one.standing) if text]
     if one.reasons:
-        lines.append((3, f"  why it was due: {_reasons(one)}"))
-    if error.hint:
-        lines.append((3, f"  {error.hint}"))
-    if one.standing:
-        lines.append((3, f"  {one.standing}"))
+        lines.append((3, f"  it was due: {_reasons(one)}"))
     if one.log:
         lines.append((3, f"  whole output: {one.log}"))
     return lines

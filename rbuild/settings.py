@@ -1,5 +1,7 @@
 """The settings of a run: what there is, where each value came from, and which source wins.
 
+Named tuples, not data classes: making one costs a fifth, and every run makes these.
+
 Order: flag > environment > `x-rbuild` in the compose file > `defaults` in rbuild.yml > built-in.
 """
 
@@ -7,14 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rbuild.errors import RbuildError, UsageError
 
-_DURATION = re.compile(r"([0-9]{1,9})([smhdw]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_COUNT = re.compile(r"[0-9]{1,4}")
 _WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off", ""), False),
@@ -27,7 +26,7 @@ class BadValue(ValueError):
 
 def duration(text: str) -> int:
     """Seconds of `86400`, `90s`, `30m`, `12h`, `7d` or `1w`. Raises BadValue."""
-    match = _DURATION.fullmatch(text.strip())
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw]?)", text.strip())
     if not match:
         raise BadValue(f"{text!r} is no duration: give seconds, or a number with s, m, h, d or w")
     return int(match[1]) * _UNITS[match[2]]
@@ -35,7 +34,7 @@ def duration(text: str) -> int:
 
 def count(text: str) -> int:
     """A whole number from 0 to 9999. Raises BadValue."""
-    if not _COUNT.fullmatch(text.strip()):
+    if not re.fullmatch(r"[0-9]{1,4}", text.strip()):
         raise BadValue(f"{text!r} is no whole number from 0 to 9999")
     return int(text)
 
@@ -48,8 +47,7 @@ def switch(text: str) -> bool:
         raise BadValue(f"{text!r} is neither true nor false") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One setting of a project: its name as a flag and key, its kind, default and help."""
 
     name: str
@@ -121,16 +119,14 @@ RUN_OPTIONS = ("force-rebuild", "remove-images", "all", "jobs", "dry-run", "json
                "quiet", "config", "state-dir")  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """A value somebody gave, and where: `flag`, `BUILD_TTL`, `/srv/site/compose.yml:3` …"""
 
     value: int | bool
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The settings that hold for one project. Periods are in seconds."""
 
     build_period: int

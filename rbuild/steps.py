@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rbuild.configuration import Configuration, longest_wait
-from rbuild.engine import Container, Engine, Target
+from rbuild.engine import Container, Engine
 from rbuild.errors import EngineError, GateError, UpError
 from rbuild.health import Finding, Verdict, judge
 from rbuild.plan import Build, Gate, Keep, Pull, Require, Step, Up
 from rbuild.process import Stop
+from rbuild.project import Target
 from rbuild.settings import Settings
 
 POLL = 0.4
@@ -26,8 +27,6 @@ class Work:
 
     engine: Engine
     target: Target
-    main_files: tuple[str, ...]
-    """The compose files, named one by one even where the folder's defaults are meant."""
     configuration: Configuration
     settings: Settings
     overlay: str
@@ -57,7 +56,7 @@ def run(step: Step, work: Work) -> None:
             _pull(step, work)
         case Build():
             work.engine.build(
-                Target(work.target.folder, work.main_files),
+                work.target,
                 work.overlay,
                 step.services,
                 pull=step.pull,

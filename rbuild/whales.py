@@ -22,15 +22,17 @@ from python_on_whales.client_config import ClientNotFoundError
 from python_on_whales.exceptions import DockerException
 
 from rbuild import process
-from rbuild.engine import Container, EngineInfo, Healthcheck, Image, Target
+from rbuild.engine import Container, EngineInfo, Healthcheck, Image
 from rbuild.errors import BuildError, EngineError, InputError, PullError, UpError
 from rbuild.process import Log, Stop
+from rbuild.project import Target
 
 # `--pull never` and `--no-build` of `up`, `include`, JSON of `config`: all there since 2.20.
 LEAST_COMPOSE = (2, 20, 0)
 QUERY_TIMEOUT = 60.0
 _LABEL = "com.docker.compose."
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "armv6l": "arm/v6"}
+_SEPARATOR = "\x1f"  # in no file's name
 _LEFTOVER = re.compile(r"([0-9a-f]{12})_")
 
 
@@ -83,15 +85,18 @@ class Whales:
             version=info["ServerVersion"],
             clock_ahead=clock - time.time() if clock else 0.0,
             containerd_store=kinds.get("driver-type", "").startswith("io.containerd.snapshotter"),
-            platform=f"{info.get('OSType', 'linux')}/{_ARCHITECTURES.get(machine, machine)}",
+            platform=os.environ.get("DOCKER_DEFAULT_PLATFORM")
+            or f"{info.get('OSType', 'linux')}/{_ARCHITECTURES.get(machine, machine)}",
         )
         return self._info
 
     def render(self, target: Target) -> tuple[dict[str, Any], str]:
         """See `engine.Engine.render`."""
-        result = self._query(
-            [*self._compose(target.files), "config", "--format", "json"], target=target
-        )
+        argv = [*_compose(target), "config", "--format", "json"]
+        result = self._query(argv, target=target)
+        if result.code and not result.timed_out:
+            # Compose 2.26 refuses nested extends at random ("Circular reference").
+            result = self._query(argv, target=target)
         if result.timed_out:
             raise EngineError(f"{target.folder}: `docker compose config` took too long")
         if result.code:
@@ -106,7 +111,7 @@ class Whales:
 
     def all_services(self, target: Target) -> frozenset[str]:
         """See `engine.Engine.all_services`."""
-        argv = [*self._compose(target.files), "--profile", "*", "config", "--services"]
+        argv = [*_compose(target), "--profile", "*", "config", "--services"]
         result = self._query(argv, target=target)
         if result.code:
             raise EngineError(f"{target.folder}: Compose can't list its services",
@@ -162,9 +167,9 @@ class Whales:
         self, target: Target, overlay: str, services: Sequence[str], *, pull: bool, timeout: float
     ) -> None:
         """See `engine.Engine.build`."""
-        argv = [*self._compose([*target.files, overlay]), "build", "--no-cache"]
+        argv = [*_compose(target, overlay), "build", "--no-cache"]
         argv += [*(["--pull"] if pull else []), *services]
-        result = self._long(argv, timeout=timeout, target=target)
+        result = self._long(argv, timeout=timeout, target=target, overlay=overlay)
         names = ", ".join(services)
         if result.timed_out:
             raise BuildError(
@@ -177,7 +182,7 @@ class Whales:
 
     def up(self, target: Target, options: Sequence[str], *, timeout: float) -> None:
         """See `engine.Engine.up`."""
-        argv = [*self._compose(target.files), "up", "--detach", "--no-build", "--pull", "never"]
+        argv = [*_compose(target), "up", "--detach", "--no-build", "--pull", "never"]
         result = self._long([*argv, *options], timeout=timeout, target=target)
         if result.timed_out:
             raise UpError(f"`up` did not end within {timeout:.0f} s", detail=_last(result.tail, 10))
@@ -232,9 +237,6 @@ class Whales:
         if result.code:
             raise EngineError("the build cache cannot be pruned", detail=_last(result.tail, 5))
 
-    def _compose(self, files: Sequence[str]) -> list[str]:
-        return ["compose", *(part for file in files for part in ("--file", file))]
-
     def _argv(self, arguments: Sequence[str]) -> list[str]:
         try:
             return [*map(str, self._client.client_config.docker_cmd), *arguments]
@@ -254,7 +256,12 @@ class Whales:
         )
 
     def _long(
-        self, arguments: Sequence[str], *, timeout: float, target: Target | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        timeout: float,
+        target: Target | None = None,
+        overlay: str = "",
     ) -> process.Result:
         return process.run(
             self._argv(arguments),
@@ -262,7 +269,7 @@ class Whales:
             timeout=timeout,
             log=self._log,
             cwd=target.folder if target else None,
-            env=_environment(target),
+            env=_environment(target, overlay),
             pass_fds=self._hold,
         )
 
@@ -318,7 +325,13 @@ def _single_dollars(value: Any) -> Any:
     return value.replace("$$", "$") if isinstance(value, str) else value
 
 
-def _environment(target: Target | None) -> dict[str, str]:
+def _compose(target: Target, overlay: str = "") -> list[str]:
+    """`docker compose` with the files that were named."""
+    files = [*target.files, *([overlay] if overlay else [])] if target.files else []
+    return ["compose", *(part for file in files for part in ("--file", file))]
+
+
+def _environment(target: Target | None, overlay: str = "") -> dict[str, str]:
     env = dict(os.environ)
     # What is removed as an orphan is decided by us, each time.
     for name in ("COMPOSE_REMOVE_ORPHANS", "COMPOSE_IGNORE_ORPHANS"):
@@ -328,6 +341,11 @@ def _environment(target: Target | None) -> dict[str, str]:
     if target:
         # Compose names a project after $PWD where that is its folder, links and all.
         env["PWD"] = target.folder
+        if target.chosen:
+            # As the folder itself chooses, but never a parent folder's file, which Compose
+            # 2.26 prefers to COMPOSE_FILE in .env; `-f` would read another .env.
+            files = [*target.chosen, *([overlay] if overlay else [])]
+            env.update(COMPOSE_FILE=_SEPARATOR.join(files), COMPOSE_PATH_SEPARATOR=_SEPARATOR)
     return env
 
 

@@ -106,7 +106,7 @@ def test_target_stage_argument() -> None:
 
 
 def test_an_argument_without_value_is_unset() -> None:
-    # BuildKit before 0.15 set it to "", even where it is one of the predefined ones.
+    # BuildKit before 0.17 set it to "", even where it is one of the predefined ones.
     assert names("ARG X\nFROM a${X-:1}\n") == ["a:1"]
     assert names("ARG TARGETARCH\nFROM a:$TARGETARCH\n") == ["a:amd64"]
 
@@ -127,7 +127,7 @@ def test_onbuild_reaches_a_stage_that_nothing_else_does() -> None:
 
 @pytest.mark.parametrize("space", ["", " ", "\t"])
 def test_here_document_with_a_space_before_its_name(space: str) -> None:
-    # A here-document since BuildKit 0.14.
+    # With the space, a here-document since BuildKit 0.22.
     assert names(f"FROM a\nRUN cat <<{space}EOF\nFROM b\nEOF\n") == ["a"]
 
 
