@@ -83,10 +83,13 @@ class Engine(Protocol):
     def check(self) -> EngineInfo:
         """Find the CLI, the Compose plugin and the engine, or say which is missing or too old."""
 
-    def render(self, target: Target) -> tuple[dict[str, Any], str]:
+    def render(
+        self, target: Target, *, service_extensions: bool = False
+    ) -> tuple[dict[str, Any], str]:
         """Compose's rendered configuration, `$` not doubled, and its warnings.
 
-        Raises InputError if Compose refuses the project.
+        The `x-` keys of services are in it only with `service_extensions`, for that takes
+        Compose a second run. Raises InputError if Compose refuses the project.
         """
 
     def all_services(self, target: Target) -> frozenset[str]:

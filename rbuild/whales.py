@@ -32,7 +32,6 @@ LEAST_COMPOSE = (2, 20, 0)
 QUERY_TIMEOUT = 60.0
 _LABEL = "com.docker.compose."
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "armv6l": "arm/v6"}
-_SEPARATOR = "\x1f"  # in no file's name
 _LEFTOVER = re.compile(r"([0-9a-f]{12})_")
 
 
@@ -169,7 +168,7 @@ class Whales:
         """See `engine.Engine.build`."""
         argv = [*_compose(target, overlay), "build", "--no-cache"]
         argv += [*(["--pull"] if pull else []), *services]
-        result = self._long(argv, timeout=timeout, target=target, overlay=overlay)
+        result = self._long(argv, timeout=timeout, target=target)
         names = ", ".join(services)
         if result.timed_out:
             raise BuildError(
@@ -256,12 +255,7 @@ class Whales:
         )
 
     def _long(
-        self,
-        arguments: Sequence[str],
-        *,
-        timeout: float,
-        target: Target | None = None,
-        overlay: str = "",
+        self, arguments: Sequence[str], *, timeout: float, target: Target | None = None
     ) -> process.Result:
         return process.run(
             self._argv(arguments),
@@ -269,7 +263,7 @@ class Whales:
             timeout=timeout,
             log=self._log,
             cwd=target.folder if target else None,
-            env=_environment(target, overlay),
+            env=_environment(target),
             pass_fds=self._hold,
         )
 
@@ -326,12 +320,29 @@ def _single_dollars(value: Any) -> Any:
 
 
 def _compose(target: Target, overlay: str = "") -> list[str]:
-    """`docker compose` with the files that were named."""
-    files = [*target.files, *([overlay] if overlay else [])] if target.files else []
-    return ["compose", *(part for file in files for part in ("--file", file))]
+    """`docker compose` on a project's files.
+
+    A folder's own choice is spelled out, lest Compose 2.26 prefer a parent folder's file to
+    COMPOSE_FILE in .env. Where that choice lies in another folder, `-f` alone would read only
+    that folder's .env; without `-f`, Compose reads both, the starting folder's winning.
+    """
+    argv = ["compose"]
+    if target.chosen and not _names_env_files():
+        folder = os.path.dirname(target.chosen[0])
+        dotenv = (os.path.join(folder, ".env"), os.path.join(target.folder, ".env"))
+        if folder != target.folder:
+            argv += [
+                part for file in dotenv if os.path.isfile(file) for part in ("--env-file", file)
+            ]
+    files = (*(target.files or target.chosen), *([overlay] if overlay else ()))
+    return [*argv, *(part for file in files for part in ("--file", file))]
 
 
-def _environment(target: Target | None, overlay: str = "") -> dict[str, str]:
+def _names_env_files() -> bool:
+    return any(os.environ.get(name) for name in ("COMPOSE_ENV_FILES", "COMPOSE_DISABLE_ENV_FILE"))
+
+
+def _environment(target: Target | None) -> dict[str, str]:
     env = dict(os.environ)
     # What is removed as an orphan is decided by us, each time.
     for name in ("COMPOSE_REMOVE_ORPHANS", "COMPOSE_IGNORE_ORPHANS"):
@@ -341,11 +352,6 @@ def _environment(target: Target | None, overlay: str = "") -> dict[str, str]:
     if target:
         # Compose names a project after $PWD where that is its folder, links and all.
         env["PWD"] = target.folder
-        if target.chosen:
-            # As the folder itself chooses, but never a parent folder's file, which Compose
-            # 2.26 prefers to COMPOSE_FILE in .env; `-f` would read another .env.
-            files = [*target.chosen, *([overlay] if overlay else [])]
-            env.update(COMPOSE_FILE=_SEPARATOR.join(files), COMPOSE_PATH_SEPARATOR=_SEPARATOR)
     return env
 
 

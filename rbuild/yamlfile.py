@@ -100,6 +100,11 @@ def load(path: str) -> list[Document]:
             raw = file.read()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
+    return read(raw, path)
+
+
+def read(raw: bytes, path: str) -> list[Document]:
+    """The documents in `raw`, as `load` reads them; errors say that they are at `path`."""
     try:
         _check_depth(path, raw)
         roots = list(yaml.compose_all(raw, Loader=_Loader))
