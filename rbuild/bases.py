@@ -94,7 +94,8 @@ def _references(
             text = read(path)
         except OSError as error:
             raise InputError(
-                f"{path}: the Dockerfile of service {service.name}: {error.strerror}"
+                f"{path}: the Dockerfile of service {service.name}: {error.strerror}",
+                hint="create it, or say under `build:` in the compose file where it is",
             ) from None
     else:
         path = f"dockerfile_inline of service {service.name}"
@@ -112,7 +113,9 @@ def _references(
             build_platform=platform,
         )
     except InputError as error:
-        raise InputError(f"{path}: {error.message}", hint=error.hint) from None
+        # There it has no other name than Dockerfile.
+        what = error.message.removeprefix("Dockerfile")
+        raise InputError(path + what, hint=error.hint) from None
     references = [(one.reference, one.platform or own_platform) for one in found.images]
     for name in found.contexts:
         source = contexts.get(name, "")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rbuild.engine import Healthcheck
+from rbuild.engine import Healthcheck, Port
 from rbuild.errors import ProjectError
-from rbuild.settings import unknown_key
+from rbuild.settings import BY_NAME, unknown_key
 
 _PART = re.compile(r"([0-9.]+)(h|ms|us|µs|ns|m|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
@@ -36,6 +36,7 @@ class Service:
     manual: bool = False
     one_shot: bool = False
     """Somebody says or awaits that it ends with 0."""
+    ports: tuple[Port, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,12 @@ class Configuration:
         return frozenset(one.image for one in self.services.values() if one.build)
 
 
-def parse(config: Mapping[str, Any], where: str) -> Configuration:
+def parse(
+    config: Mapping[str, Any], where: str, lines: Mapping[tuple[str, str], str] | None = None
+) -> Configuration:
     """Read what `docker compose config --format json` gave; `where` names the project.
 
+    `lines` has the place ("file:line") of each key of a service's `x-rbuild`.
     Raises ProjectError for a service's `x-rbuild` that can't be understood.
     """
     name = config["name"]
@@ -65,7 +69,10 @@ def parse(config: Mapping[str, Any], where: str) -> Configuration:
         if condition == "service_completed_successfully"
     }
     parsed = {
-        key: _service(name, key, value, key in awaited, where) for key, value in services.items()
+        key: _service(
+            name, key, value, key in awaited, _Place(f"{where}: services.{key}", key, lines or {})
+        )
+        for key, value in services.items()
     }
     return Configuration(name, parsed)
 
@@ -114,10 +121,22 @@ def _patience(service: Service, image: Healthcheck | None) -> float:
     return start_period + retries * (interval + timeout)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a service's settings stand, for messages."""
+
+    service: str
+    name: str
+    lines: Mapping[tuple[str, str], str]
+
+    def of(self, key: str = "") -> str:
+        return self.lines.get((self.name, key), f"{self.service}.x-rbuild")
+
+
 def _service(
-    project: str, name: str, data: Mapping[str, Any], awaited: bool, where: str
+    project: str, name: str, data: Mapping[str, Any], awaited: bool, place: _Place
 ) -> Service:
-    own = _own_settings(data.get("x-rbuild"), f"{where}: services.{name}.x-rbuild")
+    own = _own_settings(data.get("x-rbuild"), place)
     deploy = data.get("deploy") or {}
     replicas = deploy.get("replicas")
     scale = data.get("scale", replicas if replicas is not None else 1)
@@ -143,21 +162,33 @@ def _service(
         healthcheck_disabled=disabled,
         manual=own.get("update") == "manual",
         one_shot=bool(own.get("one-shot")) or awaited,
+        ports=tuple(
+            Port(int(one["published"]), one.get("host_ip", ""), one.get("protocol", "tcp"))
+            for one in data.get("ports") or ()
+            # A range leaves the choice to the engine.
+            if str(one.get("published", "")).isdecimal()
+        ),
     )
 
 
-def _own_settings(data: Any, place: str) -> Mapping[str, Any]:
+def _own_settings(data: Any, place: _Place) -> Mapping[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ProjectError(f"{place}: expected a mapping, not {data!r}")
+        keys = " and ".join(SERVICE_KEYS)
+        raise ProjectError(f"{place.of()}: x-rbuild: expected a mapping with {keys}, not {data!r}")
     for key, value in data.items():
+        if key in BY_NAME:
+            raise ProjectError(
+                f"{place.of(key)}: {key} is a setting of the project, not of a service",
+                hint="move it to the x-rbuild at the top of the file",
+            )
         if key not in SERVICE_KEYS:
-            raise unknown_key(key, place, SERVICE_KEYS, ProjectError)
+            raise unknown_key(key, place.of(key), SERVICE_KEYS, ProjectError)
         if key == "update" and value not in ("auto", "manual"):
-            raise ProjectError(f"{place}: update: {value!r} is neither auto nor manual")
+            raise ProjectError(f"{place.of(key)}: update: {value!r} is neither auto nor manual")
         if key == "one-shot" and not isinstance(value, bool):
-            raise ProjectError(f"{place}: one-shot: {value!r} is neither true nor false")
+            raise ProjectError(f"{place.of(key)}: one-shot: {value!r} is neither true nor false")
     return data
 
 

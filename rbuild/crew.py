@@ -89,5 +89,5 @@ def _guarded(project: Project, run: Run, means: Means, remove_images: bool) -> O
         except Exception:
             where = trace.splitlines()[-1]
         error = InternalError("an error in rbuild itself", hint=f"please report it; {where}")
-        return Outcome(project.argument, project.argument, "failed", started=run.started,
+        return Outcome(project.path, project.path, "failed", started=run.started,
                        error=error)  # fmt: skip

@@ -23,6 +23,27 @@ class Healthcheck:
 
 
 @dataclass(frozen=True, slots=True)
+class Port:
+    """A fixed port of the host that a service publishes; `address` is empty for all of them."""
+
+    number: int
+    address: str = ""
+    protocol: str = "tcp"
+
+    def clashes(self, other: Port) -> bool:
+        """Whether only one of the two can be published."""
+        everywhere = {"", "0.0.0.0", "::"}
+        return (self.number, self.protocol) == (other.number, other.protocol) and (
+            self.address == other.address or bool(everywhere & {self.address, other.address})
+        )
+
+    def __str__(self) -> str:
+        where = f"[{self.address}]" if ":" in self.address else self.address
+        port = f"{where}:{self.number}" if where else str(self.number)
+        return port if self.protocol == "tcp" else f"{port}/{self.protocol}"
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """One container of a project as the engine shows it; times are the engine's, epoch seconds."""
 
@@ -49,6 +70,8 @@ class Container:
     replaces: str = ""
     """ID of the container that an interrupted or running recreate was to replace."""
     healthcheck_output: str = ""
+    ports: tuple[Port, ...] = ()
+    """What it publishes as it is running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +98,8 @@ class EngineInfo:
     containerd_store: bool
     platform: str
     """What it builds and pulls for by default, as images name it: `linux/amd64`."""
+    here: bool = False
+    """Whether it publishes ports on the very machine that we run on."""
 
 
 class Engine(Protocol):
@@ -97,6 +122,9 @@ class Engine(Protocol):
 
     def containers(self, project: str) -> list[Container]:
         """All containers that Compose labels as this project's, in every state."""
+
+    def publishers(self, port: Port) -> list[str]:
+        """Names of the running containers that hold this port."""
 
     def used_images(self) -> frozenset[str]:
         """IDs of the images that any container on the engine uses."""

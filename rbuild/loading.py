@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +63,13 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     early = fingerprint.signature(found.paths, names, environ, key)
     if not target.files:
         target = target._replace(chosen=found.main_files)
-    rendered, complaints = engine.render(target)
-    parsed = configuration.parse(rendered, project.argument)
-    own_settings = _own_settings(rendered.get("x-rbuild"), found)
+    documents = _documents(found)
+    lines = _service_lines(documents)
+    rendered, complaints = engine.render(
+        target, service_extensions=bool(lines) or bool(found.remote)
+    )
+    parsed = configuration.parse(rendered, project.path, lines)
+    own_settings = _own_settings(rendered.get("x-rbuild"), documents)
 
     folder = store.path(parsed.name, project.home)
     known, damaged = _read(folder)
@@ -118,24 +122,46 @@ def _read(folder: str) -> tuple[Record | None, str]:
         return None, error.message
 
 
-def _own_settings(data: Any, found: Inputs) -> dict[str, Given]:
+def _documents(found: Inputs) -> list[yamlfile.Document]:
+    """What the compose files hold; what is read from elsewhere than a file is left out."""
+    documents = []
+    for path in found.compose_files:
+        if os.path.isfile(path):
+            documents += yamlfile.load(path)
+    return [one for one in documents if isinstance(one.data, dict)]
+
+
+def _service_lines(documents: Sequence[yamlfile.Document]) -> dict[tuple[str, str], str]:
+    """Where each service's `x-rbuild` stands, by service and key; the key "" is all of it."""
+    lines = {}
+    for document in documents:
+        data = document.data
+        services = data.get("services") if isinstance(data, dict) else None
+        for name, service in services.items() if isinstance(services, dict) else ():
+            if not isinstance(service, dict) or "x-rbuild" not in service:
+                continue
+            at = ("services", name, "x-rbuild")
+            own = service["x-rbuild"]
+            lines[name, ""] = f"{document.path}:{document.line(*at)}"
+            for key in own if isinstance(own, dict) else ():
+                lines[name, key] = f"{document.path}:{document.line(*at, key)}"
+    return lines
+
+
+def _own_settings(data: Any, documents: Sequence[yamlfile.Document]) -> dict[str, Given]:
     """`x-rbuild` at the top, each value with the file and line that it stands on."""
-    if not isinstance(data, dict):
-        return from_mapping(data, "x-rbuild", {}, ProjectError)
     # The rendered configuration has the values, merged and interpolated; the files, the lines.
     result: dict[str, Given] = {}
-    for path in found.compose_files:
-        try:
-            documents = yamlfile.load(path)
-        except ProjectError:
-            continue
-        for document in documents:
-            here = document.data.get("x-rbuild") if isinstance(document.data, dict) else None
-            if not isinstance(here, dict):
-                continue
+    for document in documents:
+        here = document.data.get("x-rbuild") if isinstance(document.data, dict) else None
+        if here is not None and not isinstance(here, dict):
+            from_mapping(here, f"{document.path}:{document.line('x-rbuild')}", {}, ProjectError)
+        elif here and isinstance(data, dict):
             lines = {name: document.line("x-rbuild", name) for name in here}
             wanted = {name: data[name] for name in here if name in data}
-            result.update(from_mapping(wanted, path, lines, ProjectError))
+            result.update(from_mapping(wanted, document.path, lines, ProjectError))
+    if not isinstance(data, dict):
+        return from_mapping(data, "x-rbuild", {}, ProjectError)
     # What no file shows (an include from afar).
     rest = {name: value for name, value in data.items() if name not in result}
     return {**from_mapping(rest, "x-rbuild", {}, ProjectError), **result}

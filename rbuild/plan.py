@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rbuild.bases import Bases
 from rbuild.configuration import Configuration, Service
-from rbuild.engine import Container, Image
+from rbuild.engine import Container, Image, Port
 from rbuild.errors import ProjectError
 from rbuild.health import Expectation, stopped_by_hand, was_failing
 from rbuild.reference import kept, qualified
@@ -65,6 +65,21 @@ class Require:
 
 
 @dataclass(frozen=True, slots=True)
+class Free:
+    """Ports that will be published anew must be free: `up` notices only halfway through."""
+
+    ports: tuple[tuple[str, Port], ...]
+    """(service, port)"""
+    own: tuple[str, ...] = ()
+    """Names of the project's own containers: what they hold, `up` takes from them."""
+    held: tuple[Port, ...] = ()
+    """The ports they hold."""
+
+    def __str__(self) -> str:
+        return f"make sure that ports are free: {', '.join(str(port) for _, port in self.ports)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Up:
     """Bring the services up from the user's own files."""
 
@@ -89,7 +104,9 @@ class Gate:
 
 
 IMAGE = "image of a service"
-Step = Keep | Pull | Build | Require | Up | Gate
+# States in which a container has its ports.
+HOLDING = ("running", "paused")
+Step = Free | Keep | Pull | Build | Require | Up | Gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +201,10 @@ def make(
         options += _orphan_options(containers, configuration, observed, compose_files, notes)
         if left:
             options += ["--no-deps", *moving]
+        free = _free(moving.values(), containers)
+        if free.ports:
+            # First of all: nobody should wait for a build that leads nowhere.
+            steps.insert(0, free)
         steps.append(Require(tuple((one.name, one.image) for one in moving.values())))
         leftovers = tuple(one for one in containers if one.replaces)
         steps.append(Up(tuple(moving), tuple(options), leftovers))
@@ -197,6 +218,17 @@ def make(
         bases=tuple(dict.fromkeys(qualified(need.reference) for need in bases.needs)),
         left=left,
         scales=by_hand,
+    )
+
+
+def _free(services: Iterable[Service], containers: Sequence[Container]) -> Free:
+    """The ports that these services ask for and that no container of the project holds now."""
+    held = tuple(port for one in containers if one.state in HOLDING for port in one.ports)
+    wanted = ((one.name, port) for one in services for port in one.ports)
+    return Free(
+        ports=tuple((name, port) for name, port in wanted if port not in held),
+        own=tuple(one.name for one in containers),
+        held=held,
     )
 
 

@@ -53,6 +53,8 @@ def locate(argument: str, cwd: str) -> Project:
     An argument that exists is one path, colons and all; only otherwise is it split.
     Raises ProjectError if a path isn't there.
     """
+    if not argument:
+        raise ProjectError("an empty PROJECT argument", hint="name a compose file or a folder")
     path = _absolute(argument, cwd)
     if os.path.isdir(path):
         return Project(argument, Target(path), os.path.realpath(path))

@@ -7,6 +7,7 @@ by listing one folder, without asking Compose.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -216,9 +217,11 @@ def _digest(home: str) -> str:
 
 def unusable(path: str, error: OSError) -> StateError:
     """The error for a place where state cannot be kept."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return StateError(
         f"{path}: cannot keep state here: {error.strerror}",
-        hint="free some space, or point --state-dir at a folder that this user can write",
+        hint=("free some space" if full else "run as the folder's owner")
+        + ", or point --state-dir at a folder that this user can write",
     )
 
 

@@ -21,12 +21,13 @@ def recover(
     The labels tell when the running images were built; an input that was written since counts
     as changed. Without such images there is no record: the project is new.
     """
-    aside = "" if run.dry_run else record.set_aside(loaded.folder, run.started)
-    warning = f"{loaded.damaged}" + (f"; set aside as {aside}" if aside else "")
     engine.check()
     name = loaded.configuration.name
     running = {one.image for one in engine.containers(name) if not one.oneoff}
     labelled = engine.list_images(label=f"rbuild.project={name}")
+    # Only now: an engine that doesn't answer must not cost the project its record.
+    aside = "" if run.dry_run else record.set_aside(loaded.folder, run.started)
+    warning = f"{loaded.damaged}" + (f"; set aside as {aside}" if aside else "")
     stamps = [(one.labels or {}).get("rbuild.built", "") for one in labelled if one.id in running]
     known = Record(
         name=name,

@@ -7,6 +7,7 @@ container is touched is put back as it was.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from rbuild import bases, lock, plan, prune, record, recovery, staleness, steps
 from rbuild.engine import Engine, EngineInfo
-from rbuild.errors import Busy, Interrupted, RbuildError
+from rbuild.errors import Busy, EngineError, Interrupted, RbuildError, StateError
 from rbuild.glance import Run
 from rbuild.loading import Loaded, load, remember_view
 from rbuild.plan import Plan
@@ -53,7 +54,7 @@ def refresh(project: Project, run: Run, means: Means) -> Outcome | None:
 
     Every failure of the project becomes its outcome; None if the project was worked already.
     """
-    outcome = Outcome(project.argument, project.path, "fresh", started=run.started)
+    outcome = Outcome(project.path, project.path, "fresh", started=run.started)
     begun = time.monotonic()
     worked = True
     try:
@@ -63,7 +64,12 @@ def refresh(project: Project, run: Run, means: Means) -> Outcome | None:
         outcome.error = error
         outcome.outcome = "deferred" if isinstance(error, Busy) else "failed"
         if outcome.reasons and not outcome.touched:
-            outcome.standing = "no container was touched: what ran before runs on"
+            outcome.standing = "no container was touched"
+            if outcome.steps or not isinstance(error, EngineError):
+                # The engine has answered: it lives, and so does what it runs.
+                outcome.standing += ": what ran before runs on"
+    if not os.path.exists(outcome.log):
+        outcome.log = ""
     outcome.seconds = time.monotonic() - begun
     return outcome if worked else None
 
@@ -113,6 +119,7 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
             clock_ahead=info.clock_ahead,
             stop=means.stop,
             tell=lambda text: means.tell(name, text, True),
+            engine_here=info.here,
         )
         _update(loaded, known, made, work, run, means, log, outcome)
     finally:
@@ -184,7 +191,15 @@ def _update(
         raise
 
     after = updated(loaded, known, made, work, run.started)
-    record.write(loaded.folder, after)
+    outcome.touched = work.touched
+    try:
+        record.write(loaded.folder, after)
+    except StateError:
+        outcome.standing = (
+            "the services are updated and healthy, but that could not be written down: "
+            "the next run updates them again"
+        )
+        raise
     underway.forget_failure()
     outcome.outcome = "updated"
     outcome.due = staleness.due_at(after.built_at, work.settings.build_period)

@@ -16,7 +16,7 @@ from rbuild.report import Outcome
 
 def remove(project: Project, run: Run, means: Means) -> Outcome | None:
     """Remove a project's unused images; None if the project was worked already."""
-    outcome = Outcome(project.argument, project.path, "removed", started=run.started)
+    outcome = Outcome(project.path, project.path, "removed", started=run.started)
     begun = time.monotonic()
     try:
         with hold(project.home):

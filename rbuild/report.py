@@ -82,9 +82,7 @@ def problems(one: Outcome, terminal: bool) -> list[tuple[int, str]]:
     error = one.error
     if error is None or (one.outcome == "deferred" and not terminal):
         return lines
-    # A message that begins with the path that was asked for needs no other name before it.
-    name = "" if error.message.startswith(f"{one.name}:") else f"{one.name}: "
-    lines.append((5 if one.outcome == "deferred" else 3, f"{name}{error.message}"))
+    lines.append((5 if one.outcome == "deferred" else 3, _named(one, error.message)))
     lines += [(3, f"    {line}") for line in error.detail.splitlines()]
     lines += [(3, f"  {text}") for text in (error.hint, one.standing) if text]
     if one.reasons:
@@ -118,6 +116,13 @@ def _project(one: Outcome) -> dict[str, Any]:
         "removed": list(one.removed),
         "error": error and {"message": error.message, "detail": error.detail, "hint": error.hint},
     }
+
+
+def _named(one: Outcome, message: str) -> str:
+    """The message, with the project's name before it unless it begins with its path already."""
+    if message.startswith((f"{one.name}:", f"{one.path}:", f"{one.path}/")):
+        return message
+    return f"{one.name}: {message}"
 
 
 def _reasons(one: Outcome) -> str:

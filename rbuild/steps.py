@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rbuild.configuration import Configuration, longest_wait
-from rbuild.engine import Container, Engine
-from rbuild.errors import EngineError, GateError, UpError
+from rbuild.engine import Container, Engine, Port
+from rbuild.errors import EngineError, GateError, PullError, UpError
 from rbuild.health import Finding, Verdict, judge
-from rbuild.plan import Build, Gate, Keep, Pull, Require, Step, Up
+from rbuild.plan import Build, Free, Gate, Keep, Pull, Require, Step, Up
 from rbuild.process import Stop
 from rbuild.project import Target
 from rbuild.settings import Settings
@@ -35,6 +37,8 @@ class Work:
     """Seconds that the engine's clock is ahead of ours."""
     stop: Stop
     tell: Callable[[str], None]
+    engine_here: bool = False
+    """Whether the engine publishes ports on this machine."""
     superseded: list[str] = field(default_factory=list)
     """IDs of the images that our pulls replaced."""
     warnings: list[str] = field(default_factory=list)
@@ -50,6 +54,8 @@ class Work:
 def run(step: Step, work: Work) -> None:
     """Run one step."""
     match step:
+        case Free():
+            _free(step, work)
         case Keep():
             _keep(step, work)
         case Pull():
@@ -89,6 +95,42 @@ def put_back(keep: Keep, engine: Engine) -> list[str]:
     return problems
 
 
+def _free(step: Free, work: Work) -> None:
+    for service, port in step.ports:
+        holders = [name for name in work.engine.publishers(port) if name not in step.own]
+        ours = any(map(port.clashes, step.held))
+        if holders or (work.engine_here and not ours and is_taken(port)):
+            by = f"by container {', '.join(holders)}" if holders else "by a program on this machine"
+            raise EngineError(
+                f"service {service}: port {port} is taken already, {by}",
+                hint="stop that, or publish another port"
+                if holders
+                else "`ss -lntup` shows which; stop it, or publish another port",
+            )
+
+
+def is_taken(port: Port) -> bool:
+    """Whether a program on this machine listens on the port. What can't be told is no."""
+    kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
+    if port.protocol not in ("tcp", "udp"):
+        return False
+    addresses = [port.address] if port.address else ["0.0.0.0", "::"]
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            with socket.socket(family, kind) as probe:
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                if kind == socket.SOCK_STREAM:
+                    # As the engine does it: a connection that lingers doesn't count.
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((address, port.number))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return True
+    return False
+
+
 def _keep(step: Keep, work: Work) -> None:
     here = work.engine.images([image for image, _ in step.images]) if step.images else {}
     for image, tag in step.images:
@@ -99,7 +141,11 @@ def _keep(step: Keep, work: Work) -> None:
 
 def _pull(step: Pull, work: Work) -> None:
     before = work.engine.images([step.reference])
-    work.engine.pull(step.reference, step.platform, timeout=work.settings.build_timeout)
+    try:
+        work.engine.pull(step.reference, step.platform, timeout=work.settings.build_timeout)
+    except PullError as error:
+        message = f"{error.message} ({step.purpose})"
+        raise PullError(message, hint=error.hint, detail=error.detail) from None
     after = work.engine.images([step.reference])
     old, new = before.get(step.reference), after.get(step.reference)
     if old and new and old.id != new.id:

@@ -51,7 +51,7 @@ class Underway:
     def leave(self) -> None:
         """Put the record back as it was before the update."""
         try:
-            if self._known is not None and self._loaded.record is not None:
+            if self._known is not None:
                 record.write(self._loaded.folder, self._known)
             else:
                 os.unlink(os.path.join(self._loaded.folder, "record.json"))

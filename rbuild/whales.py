@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -21,8 +22,8 @@ from python_on_whales import DockerClient
 from python_on_whales.client_config import ClientNotFoundError
 from python_on_whales.exceptions import DockerException
 
-from rbuild import process
-from rbuild.engine import Container, EngineInfo, Healthcheck, Image
+from rbuild import process, yamlfile
+from rbuild.engine import Container, EngineInfo, Healthcheck, Image, Port
 from rbuild.errors import BuildError, EngineError, InputError, PullError, UpError
 from rbuild.process import Log, Stop
 from rbuild.project import Target
@@ -54,6 +55,10 @@ class Whales:
 
     def check(self) -> EngineInfo:
         """See `engine.Engine.check`."""
+        self._check_compose()
+        return self._check_engine()
+
+    def _check_compose(self) -> None:
         version = self._query(["compose", "version", "--short"])
         if version.code:
             raise EngineError(
@@ -61,7 +66,8 @@ class Whales:
                 hint=f"install Compose {_dotted(LEAST_COMPOSE)} or newer "
                 "(Debian: docker-compose, Ubuntu: docker-compose-v2, docker.com: "
                 "docker-compose-plugin)",
-                detail=version.tail,
+                # Without the plugin, docker takes it for a mistake and explains all of itself.
+                detail=version.tail if len(version.tail.splitlines()) <= 5 else "",
             )
         numbers = tuple(int(n) for n in re.findall(r"\d+", version.output)[:3])
         if numbers < LEAST_COMPOSE:
@@ -69,6 +75,8 @@ class Whales:
                 f"Compose {version.output.strip()} is too old",
                 hint=f"rbuild needs {_dotted(LEAST_COMPOSE)} or newer",
             )
+
+    def _check_engine(self) -> EngineInfo:
         answer = self._query(["info", "--format", "{{json .}}"])
         try:
             info = json.loads(answer.output) if answer.output else {}
@@ -86,12 +94,33 @@ class Whales:
             containerd_store=kinds.get("driver-type", "").startswith("io.containerd.snapshotter"),
             platform=os.environ.get("DOCKER_DEFAULT_PLATFORM")
             or f"{info.get('OSType', 'linux')}/{_ARCHITECTURES.get(machine, machine)}",
+            # One that has another name (far away, or around our container) has other ports.
+            here=info.get("Name") == socket.gethostname(),
         )
         return self._info
 
-    def render(self, target: Target) -> tuple[dict[str, Any], str]:
+    def render(
+        self, target: Target, *, service_extensions: bool = False
+    ) -> tuple[dict[str, Any], str]:
         """See `engine.Engine.render`."""
-        argv = [*_compose(target), "config", "--format", "json"]
+        result = self._config(target, "json")
+        try:
+            rendered = json.loads(result.output)
+        except ValueError:
+            self._check_compose()
+            raise EngineError(
+                f"{target.folder}: `docker compose config --format json` gave no JSON",
+                detail=_last(result.output, 5),
+            ) from None
+        if service_extensions:
+            # Compose's JSON leaves out the `x-` keys of services; its YAML has them.
+            text = self._config(target, "yaml").output
+            (document,) = yamlfile.read(text.encode(), f"{target.folder}: as rendered")
+            _add_extensions(rendered, document.data)
+        return _single_dollars(rendered), result.tail
+
+    def _config(self, target: Target, form: str) -> process.Result:
+        argv = [*_compose(target), "config", "--format", form]
         result = self._query(argv, target=target)
         if result.code and not result.timed_out:
             # Compose 2.26 refuses nested extends at random ("Circular reference").
@@ -99,14 +128,15 @@ class Whales:
         if result.timed_out:
             raise EngineError(f"{target.folder}: `docker compose config` took too long")
         if result.code:
-            self._require_compose()
+            # A Compose that is missing or too old refuses projects as well.
+            self._check_compose()
             where = ":".join(target.files) or target.folder
             raise InputError(
                 f"{where}: Compose refuses this project",
                 detail=result.tail,
                 hint="`docker compose config` shows the same",
             )
-        return _single_dollars(json.loads(result.output)), result.tail
+        return result
 
     def all_services(self, target: Target) -> frozenset[str]:
         """See `engine.Engine.all_services`."""
@@ -122,6 +152,13 @@ class Whales:
         wanted = f"label={_LABEL}project={project}"
         ids = self._lines(["container", "ls", "-aq", "--no-trunc", "--filter", wanted])
         return [_container(one) for one in self._inspect("container", ids)]
+
+    def publishers(self, port: Port) -> list[str]:
+        """See `engine.Engine.publishers`."""
+        wanted = f"publish={port.number}/{port.protocol}"
+        ids = self._lines(["container", "ls", "-q", "--no-trunc", "--filter", wanted])
+        found = map(_container, self._inspect("container", ids))
+        return [one.name for one in found if any(map(port.clashes, one.ports))]
 
     def used_images(self) -> frozenset[str]:
         """See `engine.Engine.used_images`."""
@@ -160,7 +197,11 @@ class Whales:
         if result.timed_out:
             raise PullError(f"{reference}: the pull took longer than {timeout:.0f} s")
         if result.code:
-            raise PullError(f"{reference}: cannot be pulled", detail=_last(result.tail, 5))
+            raise PullError(
+                f"{reference}: cannot be pulled",
+                detail=_last(result.tail, 5),
+                hint="check its name, the way to the registry, and `docker login`",
+            )
 
     def build(
         self, target: Target, overlay: str, services: Sequence[str], *, pull: bool, timeout: float
@@ -267,11 +308,6 @@ class Whales:
             pass_fds=self._hold,
         )
 
-    def _require_compose(self) -> None:
-        """Tell a project that Compose refuses from a Compose that isn't there."""
-        if self._query(["compose", "version", "--short"]).code:
-            self.check()
-
     def _lines(self, arguments: Sequence[str]) -> list[str]:
         result = self._query(arguments)
         if result.timed_out:
@@ -308,6 +344,12 @@ class Whales:
             healthcheck=_healthcheck(config.get("Healthcheck")),
             pulled=pulled,
         )
+
+
+def _add_extensions(rendered: dict[str, Any], full: Any) -> None:
+    for name, service in full["services"].items():
+        extensions = {key: value for key, value in service.items() if key.startswith("x-")}
+        rendered["services"][name].update(extensions)
 
 
 def _single_dollars(value: Any) -> Any:
@@ -381,6 +423,12 @@ def _container(data: dict[str, Any]) -> Container:
         oneoff=labels.get(f"{_LABEL}oneoff", "False") == "True",
         # Compose makes the new container under this name, and renames it when the old one is gone.
         replaces=leftover[1] if leftover and f"{_LABEL}replace" in labels else "",
+        ports=tuple(
+            Port(int(one["HostPort"]), one.get("HostIp") or "", kind.partition("/")[2])
+            for kind, bindings in (data["HostConfig"].get("PortBindings") or {}).items()
+            for one in bindings or ()
+            if str(one.get("HostPort", "")).isdecimal()
+        ),
         healthcheck_output=(checks[-1].get("Output") or "").strip() if checks else "",
     )
 
