@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -26,11 +26,7 @@ from rbuild.report import Outcome, document, exit_code, problems, results
 from rbuild.settings import OPTIONS, BadValue, Given, Option, from_environment
 
 
-# Generic only in newer versions of click.
-_Type = click.ParamType[Given] if TYPE_CHECKING else click.ParamType
-
-
-class Setting(_Type):
+class Setting(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
     """A click type that takes what a setting takes."""
 
     def __init__(self, option: Option) -> None:

@@ -50,6 +50,10 @@ class PullError(EngineError):
     """An image could not be pulled; what ran before still runs."""
 
 
+class NotInRegistry(PullError):
+    """A registry answered that it doesn't have the image, or not for us."""
+
+
 class UpError(EngineError):
     """`up` failed or did not end in time; containers may have been touched."""
 

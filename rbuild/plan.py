@@ -121,6 +121,8 @@ class Plan:
     """Services that are left as they are: `manual` or `stopped`."""
     scales: Mapping[str, int]
     """Scales set by hand."""
+    local: tuple[str, ...] = ()
+    """IDs of images that never came from a registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +220,7 @@ def make(
         bases=tuple(dict.fromkeys(qualified(need.reference) for need in bases.needs)),
         left=left,
         scales=by_hand,
+        local=tuple(sorted({one.id for one in observed.images.values() if one.pulled is False})),
     )
 
 

@@ -50,6 +50,8 @@ class Record:
     builds: list[str] = field(default_factory=list)
     """Names of the images that this project's services build."""
     bases: list[str] = field(default_factory=list)
+    local: list[str] = field(default_factory=list)
+    """IDs of images in use that never came from a registry, where the engine can't tell."""
     superseded: list[str] = field(default_factory=list)
     """IDs of images that our pulls replaced and that were still in use."""
     underway: dict[str, Any] | None = None
@@ -133,7 +135,7 @@ def read(folder: str) -> Record | None:
     try:
         data = json.loads(text)
         version = data.pop("version")
-    except (ValueError, KeyError, AttributeError, RecursionError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise Damaged(f"{path}: not a record of rbuild's") from None
     if isinstance(version, int) and version > VERSION:
         raise StateError(
@@ -229,6 +231,6 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "name": (str,), "home": (str,), "files": (list,), "key": (str,),
     "built": (str,), "finished": (str,),
     "digests": (dict,), "provided": (list,), "views": (dict,), "services": (dict,),
-    "builds": (list,), "bases": (list,), "superseded": (list,),
+    "builds": (list,), "bases": (list,), "local": (list,), "superseded": (list,),
     "underway": (dict, type(None)),
 }  # fmt: skip

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rbuild import bases, lock, plan, prune, record, recovery, staleness, steps
 from rbuild.engine import Engine, EngineInfo
@@ -137,6 +137,11 @@ def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: 
     left = plan.leave_alone(configuration, containers, images, interrupted.get("stopped") or ())
     needs = bases.find(configuration, _read_file, info.platform, left_unbuilt(left))
     images |= engine.images([one.reference for one in needs.needs])
+    local = known.local if known else []
+    images = {
+        name: replace(one, pulled=False) if one.pulled is None and one.id in local else one
+        for name, one in images.items()
+    }
     strange = {one.service for one in containers} - services.keys()
     past = known.services if known else {}
     return plan.make(
@@ -202,6 +207,7 @@ def _update(
         raise
     underway.forget_failure()
     outcome.outcome = "updated"
+    outcome.notes += tuple(work.notes)
     outcome.due = staleness.due_at(after.built_at, work.settings.build_period)
     outcome.services = _services(made, after)
     work.tell("prune")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from rbuild.configuration import Configuration, longest_wait
 from rbuild.engine import Container, Engine, Port
-from rbuild.errors import EngineError, GateError, PullError, UpError
+from rbuild.errors import EngineError, GateError, NotInRegistry, PullError, UpError
 from rbuild.health import Finding, Verdict, judge
 from rbuild.plan import Build, Free, Gate, Keep, Pull, Require, Step, Up
 from rbuild.process import Stop
@@ -42,6 +42,7 @@ class Work:
     superseded: list[str] = field(default_factory=list)
     """IDs of the images that our pulls replaced."""
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     touched: bool = False
     """Whether containers may have been touched."""
     deadline: float = 0.0
@@ -144,6 +145,10 @@ def _pull(step: Pull, work: Work) -> None:
     try:
         work.engine.pull(step.reference, step.platform, timeout=work.settings.build_timeout)
     except PullError as error:
+        here = before.get(step.reference)
+        if here and here.pulled is None and isinstance(error, NotInRegistry):
+            work.notes.append(f"{step.reference}: exists only on this machine, not pulled")
+            return
         message = f"{error.message} ({step.purpose})"
         raise PullError(message, hint=error.hint, detail=error.detail) from None
     after = work.engine.images([step.reference])

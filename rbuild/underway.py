@@ -94,6 +94,7 @@ def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, starte
         services=_services(loaded, made, work),
         builds=sorted(map(qualified, loaded.configuration.built_images)),
         bases=list(made.bases),
+        local=list(made.local),
         superseded=list(dict.fromkeys([*(known.superseded if known else ()), *work.superseded])),
     )
     remember_view(after, loaded)

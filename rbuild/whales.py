@@ -24,13 +24,14 @@ from python_on_whales.exceptions import DockerException
 
 from rbuild import process, yamlfile
 from rbuild.engine import Container, EngineInfo, Healthcheck, Image, Port
-from rbuild.errors import BuildError, EngineError, InputError, PullError, UpError
+from rbuild.errors import BuildError, EngineError, InputError, NotInRegistry, PullError, UpError
 from rbuild.process import Log, Stop
 from rbuild.project import Target
 
 # `--pull never` and `--no-build` of `up`, `include`, JSON of `config`: all there since 2.20.
 LEAST_COMPOSE = (2, 20, 0)
 QUERY_TIMEOUT = 60.0
+BUILT_AND_NAMED = 5.0
 _LABEL = "com.docker.compose."
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "armv6l": "arm/v6"}
 _LEFTOVER = re.compile(r"([0-9a-f]{12})_")
@@ -197,7 +198,10 @@ class Whales:
         if result.timed_out:
             raise PullError(f"{reference}: the pull took longer than {timeout:.0f} s")
         if result.code:
-            raise PullError(
+            # The exit code is one for all; with an image that may be only local, the text is
+            # all there is to tell a registry's no from silence.
+            answered = re.search(r"not found|denied|does not exist|unauthorized", result.tail)
+            raise (NotInRegistry if answered else PullError)(
                 f"{reference}: cannot be pulled",
                 detail=_last(result.tail, 5),
                 hint="check its name, the way to the registry, and `docker login`",
@@ -333,9 +337,7 @@ class Whales:
         digests = tuple(data.get("RepoDigests") or ())
         pulled: bool | None = bool(digests)
         if self._info and self._info.containerd_store:
-            # There, every image has digests. Engines since 29 tell where one came from.
-            identity = data.get("Identity") or {}
-            pulled = bool(identity.get("Pull")) if identity else None
+            pulled = _came_from_registry(data)
         return Image(
             id=data["Id"],
             tags=tuple(data.get("RepoTags") or ()),
@@ -431,6 +433,22 @@ def _container(data: dict[str, Any]) -> Container:
         ),
         healthcheck_output=(checks[-1].get("Output") or "").strip() if checks else "",
     )
+
+
+def _came_from_registry(data: dict[str, Any]) -> bool | None:
+    """Whether a registry gave an image of the containerd store, where every image has digests.
+
+    Newer engines tell (API 1.53, Identity). Else what Compose built is labelled, and what was
+    built here was named within a moment of its creation; of the rest, nothing is known.
+    """
+    identity = data.get("Identity") or {}
+    if identity:
+        return bool(identity.get("Pull"))
+    if f"{_LABEL}project" in ((data.get("Config") or {}).get("Labels") or {}):
+        return False
+    named = _epoch((data.get("Metadata") or {}).get("LastTagTime", ""))
+    created = _epoch(data.get("Created", ""))
+    return False if created and 0 <= named - created < BUILT_AND_NAMED else None
 
 
 def _healthcheck(data: dict[str, Any] | None) -> Healthcheck | None:
