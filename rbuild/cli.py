@@ -312,6 +312,7 @@ class _Report:
         self._color = None if self._terminal and not os.environ.get("NO_COLOR") else False
         self._live = self._terminal and not self._quiet
         self._journal = _is_journal()
+        self._steps: dict[str, str] = {}
 
     def add(self, one: Outcome) -> None:
         """A project has come to its end."""
@@ -327,13 +328,18 @@ class _Report:
 
     def tell(self, name: str, text: str, step: bool) -> None:
         """A project makes progress: a step begins, or its command has written a line."""
+        if step and self._verbose and not self._quiet:
+            self._clear()
+            prefix = "<6>" if self._journal else ""
+            click.echo(f"{prefix}{name}: {text}", err=True)
         if self._live:
+            if step:
+                self._steps[name] = text
+            else:
+                text = f"{self._steps.get(name, '')} | {text}"
             width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
             line = f"{name}: {text}".replace("\t", " ")[: width - 1]
             click.echo(f"\r\033[K{line}", nl=False, err=True)
-        elif step and self._verbose and not self._quiet:
-            prefix = "<6>" if self._journal else ""
-            click.echo(f"{prefix}{name}: {text}", err=True)
 
     def close(self) -> int:
         """All projects have come to their end; the exit code."""

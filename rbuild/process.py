@@ -71,15 +71,16 @@ class Log:
         self._file: int | None = None
 
     def line(self, text: str) -> None:
-        """Add a line of our own."""
-        self.write(f"{text}\n".encode())
+        """Add a line of our own, which nobody watches for."""
+        self._append(f"{text}\n".encode())
 
     def write(self, data: bytes) -> None:
         """Add output as it came."""
-        if self._watch:
-            lines = data.decode(errors="replace").splitlines()
-            if lines:
-                self._watch(lines[-1])
+        if self._watch and (text := data.decode(errors="replace").strip()):
+            self._watch(text.splitlines()[-1])
+        self._append(data)
+
+    def _append(self, data: bytes) -> None:
         if not self.path:
             return
         try:
