@@ -67,7 +67,8 @@ def find(
             continue
         for reference, where in _references(service, service.build, read, platform):
             if reference.startswith("service:"):
-                rests_on[name].add(reference.removeprefix("service:"))
+                other = configuration.services.get(reference.removeprefix("service:"))
+                rests_on[name].update(makers.get(qualified(other.image), ()) if other else ())
             elif qualified(reference) in makers:
                 rests_on[name].update(makers[qualified(reference)])
             else:

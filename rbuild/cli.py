@@ -196,7 +196,7 @@ def status(**given: Any) -> None:
         else:
             for line in view.lines(found, given["verbose"], time.time()):
                 click.echo(line)
-        sys.exit(1 if any(one.failure for one in found) else 0)
+        sys.exit(1 if any(one.failure or one.problem for one in found) else 0)
 
 
 class _Errors:

@@ -70,10 +70,12 @@ def _cached(look: list[Any], state: str) -> ConfigFile | None:
     try:
         with open(os.path.join(state, _CACHE), encoding="utf-8") as file:
             cache = json.load(file)
-        if cache["look"] != look:
+        projects, defaults = cache["projects"], from_json(cache["defaults"])
+        sound = isinstance(projects, list) and all(isinstance(one, str) for one in projects)
+        if cache["look"] != look or not sound or len(defaults) != len(cache["defaults"]):
             return None
-        return ConfigFile(look[1], tuple(cache["projects"]), from_json(cache["defaults"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return ConfigFile(look[1], tuple(projects), defaults)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -89,6 +89,7 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     }
     before = known.views.get(project.spelling) if known else None
     suspects = fingerprint.differences(before, environ, key) if before else []
+    suspects = [one for one in suspects if one not in content]
     changed = fingerprint.changes(known.digests, digests, suspects) if known else []
     return Loaded(
         project=project,

@@ -11,7 +11,7 @@ from rbuild.configuration import Configuration, Service
 from rbuild.engine import Container, Image, Port
 from rbuild.errors import ProjectError
 from rbuild.health import Expectation, stopped_by_hand, was_failing
-from rbuild.reference import kept, qualified
+from rbuild.reference import kept, qualified, repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Keep:
     images: tuple[tuple[str, str], ...]
     """(image ID, tag of ours)"""
     names: tuple[tuple[str, str], ...]
-    """(image name, image ID before the update)"""
+    """(image name, image ID before the update, or before one that was killed at its builds)"""
 
     def __str__(self) -> str:
         return f"keep the images that run now ({len(self.images)})"
@@ -141,23 +141,37 @@ class Observed:
 def leave_alone(
     configuration: Configuration,
     containers: Sequence[Container],
-    images: Collection[str],
     stopped_before: Collection[str] = (),
+    torn: bool = False,
 ) -> dict[str, str]:
-    """Services that an update must not touch, and why.
+    """Services whose containers an update must not touch, and why.
 
-    `manual` ones, as soon as there is something to leave (a container or an image), and
-    `stopped` ones: found stopped by hand now, or in `stopped_before`, which an interrupted
-    update had found.
+    `manual` ones, as soon as there is a container to leave (one that was taken down comes up
+    again, from the image that is here), and `stopped` ones: found stopped by hand now, or in
+    `stopped_before`, which an interrupted update had found. `torn`: that update may have
+    stopped containers itself, so what is stopped now tells nothing.
     """
     left = {}
     for service in configuration.services.values():
         own = [one for one in containers if one.service == service.name and not one.oneoff]
-        if service.manual and (own or service.image in images):
+        if service.manual and own:
             left[service.name] = "manual"
-        elif service.name in stopped_before or (own and all(map(stopped_by_hand, own))):
+        elif (own and not torn and all(map(stopped_by_hand, own))) or (
+            service.name in stopped_before and not any(one.state in HOLDING for one in own)
+        ):
             left[service.name] = "stopped"
     return left
+
+
+def leave_unbuilt(
+    configuration: Configuration, left: Mapping[str, str], images: Collection[str]
+) -> list[str]:
+    """Services that are not built: manual ones that have a container or an image."""
+    return [
+        one.name
+        for one in configuration.services.values()
+        if one.manual and (one.name in left or one.image in images)
+    ]
 
 
 def make(
@@ -168,7 +182,9 @@ def make(
     left: Mapping[str, str],
     stamp: str,
     scales_before: Mapping[str, int],
-    scales_interrupted: Mapping[str, int],
+    scales_interrupted: Mapping[str, int] | None,
+    names_interrupted: Mapping[str, str],
+    failing_interrupted: Collection[str] | None,
     ended_before: Mapping[str, int],
     compose_files: Sequence[str],
 ) -> Plan:
@@ -176,8 +192,11 @@ def make(
 
     `stamp` names the generation that is kept; `scales_before` has the scales of the compose
     file, `ended_before` the exit codes, as of the last good update; `scales_interrupted` are
-    those that an interrupted update had found set by hand; `compose_files` are the project's
-    own. Raises ProjectError where another stack has the same name.
+    those that an interrupted update had found set by hand, None if the containers still show
+    them; `names_interrupted` is what image names meant before one that was killed at its
+    builds; `failing_interrupted` are the services that were failing before one that failed on
+    containers, None if the containers still show it; `compose_files` are the project's own.
+    Raises ProjectError where another stack has the same name.
     """
     containers = [one for one in observed.containers if not one.oneoff]
     notes = _refuse_strangers(containers, configuration, compose_files)
@@ -187,7 +206,9 @@ def make(
     pulls, more = _pulls(configuration, bases, observed, left)
     notes += more
 
-    steps: list[Step] = [_keep(configuration, containers, observed.images, stamp)]
+    steps: list[Step] = [
+        _keep(configuration, containers, observed.images, stamp, names_interrupted)
+    ]
     steps += [one for one in pulls if one.purpose != IMAGE]
     for group in bases.order:
         remote = tuple(name for name in group if name in bases.unknown)
@@ -210,8 +231,15 @@ def make(
         steps.append(Require(tuple((one.name, one.image) for one in moving.values())))
         leftovers = tuple(one for one in containers if one.replaces)
         steps.append(Up(tuple(moving), tuple(options), leftovers))
+        failing = failing_interrupted
+        if failing is None:
+            failing = [
+                name
+                for name in moving
+                if was_failing([one for one in containers if one.service == name])
+            ]
         expectations = tuple(
-            _expectation(one, containers, by_hand, ended_before) for one in moving.values()
+            _expectation(one, by_hand, ended_before, one.name in failing) for one in moving.values()
         )
         steps.append(Gate(expectations, {one.id: one.restarts for one in containers}))
     return Plan(
@@ -240,10 +268,11 @@ def _keep(
     containers: Sequence[Container],
     images: Mapping[str, Image],
     stamp: str,
+    names_before: Mapping[str, str],
 ) -> Keep:
     running: dict[str, str] = {}
-    for one in containers:
-        # Of several, the one that has run longest is the one that an update must not lose.
+    # Of several containers, the one that has run longest shows what an update must not lose.
+    for one in sorted(containers, key=lambda one: (one.state not in HOLDING, one.started)):
         if one.service in configuration.services and not one.replaces:
             running.setdefault(one.service, one.image)
     return Keep(
@@ -251,7 +280,7 @@ def _keep(
             (image, kept(configuration.name, service, stamp)) for service, image in running.items()
         ),
         names=tuple(
-            (one.image, images[one.image].id)
+            (one.image, names_before.get(one.image) or images[one.image].id)
             for one in configuration.services.values()
             if one.image in images
         ),
@@ -272,7 +301,7 @@ def _pulls(
             return
         if qualified(reference) in observed.made_elsewhere:
             notes[f"{reference}: built by another project here, not pulled"] = None
-        elif image and image.pulled is False:
+        elif image and (image.pulled is False or not _has_digest(image, reference)):
             notes[f"{reference}: exists only on this machine, not pulled"] = None
         elif not (image and "@" in reference):
             key = (qualified(reference), platform)
@@ -288,6 +317,11 @@ def _pulls(
     return list(wanted.values()), list(notes)
 
 
+def _has_digest(image: Image, reference: str) -> bool:
+    """Whether a registry knows an image under this name, and not only under another."""
+    return repository(reference) in map(repository, image.digests)
+
+
 def _wants_pull(service: Service, present: bool) -> bool:
     if service.pull_policy in ("never", "build"):
         return False
@@ -300,13 +334,16 @@ def _scales(
     configuration: Configuration,
     containers: Sequence[Container],
     before: Mapping[str, int],
-    interrupted: Mapping[str, int],
+    interrupted: Mapping[str, int] | None,
 ) -> dict[str, int]:
     """Services whose number of containers a person set, and that number."""
     by_hand = {}
     for service in configuration.services.values():
-        found = sum(one.service == service.name and not one.replaces for one in containers)
-        found = interrupted.get(service.name, found)
+        if interrupted is None:
+            found = sum(one.service == service.name and not one.replaces for one in containers)
+        else:
+            # Half of a recreate shows a number that nobody has set.
+            found = interrupted.get(service.name, 0)
         unchanged = before.get(service.name, service.scale) == service.scale
         if found and found != service.scale and unchanged:
             by_hand[service.name] = found
@@ -315,9 +352,9 @@ def _scales(
 
 def _expectation(
     service: Service,
-    containers: Sequence[Container],
     by_hand: Mapping[str, int],
     ended_before: Mapping[str, int],
+    failing: bool,
 ) -> Expectation:
     known = service.name in ended_before
     return Expectation(
@@ -327,7 +364,7 @@ def _expectation(
         may_end=ended_before[service.name] == 0
         if known
         else service.restart in ("no", "on-failure") or service.restart.startswith("on-failure:"),
-        was_failing=was_failing([one for one in containers if one.service == service.name]),
+        was_failing=failing,
     )
 
 

@@ -31,9 +31,13 @@ class Stop:
         self._groups: set[int] = set()
 
     def install(self) -> None:
-        """Take over SIGINT, SIGTERM and SIGHUP. To be called in the main thread."""
+        """Take over SIGINT, SIGTERM and SIGHUP. To be called in the main thread.
+
+        One that is ignored stays so: `nohup` means it.
+        """
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, self.request)
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                signal.signal(signum, self.request)
 
     def request(self, signum: int, frame: FrameType | None = None) -> None:
         """Ask for the end, as a signal handler does. Further signals change nothing."""
@@ -174,7 +178,6 @@ def _attend(
         poll.register(descriptor, select.POLLIN)
     quoted = child.stderr.fileno() if child.stderr else child.stdout.fileno()
     asked_at = gone_at = 0.0
-    timed_out = False
     while streams:
         # A tenth of a second only bounds how late a deadline is noticed; output and the
         # usual end (end of file) wake us at once.
@@ -197,27 +200,30 @@ def _attend(
             if now - gone_at > DRAIN:
                 break
         elif now > deadline and not asked_at:
-            timed_out, asked_at = True, now
+            asked_at = now
             signal_group(child.pid, signal.SIGTERM)
         elif now - (asked_at or stop.since or now) > GRACE:
             signal_group(child.pid, signal.SIGKILL)
-    _reap(child, stop, deadline)
-    if timed_out or stop.signum:
+    asked_at = _reap(child, stop, deadline, asked_at)
+    if asked_at or stop.signum:
         # Whatever of the group outlived its leader.
         signal_group(child.pid, signal.SIGKILL)
     if partial:
         tail.append(partial)
     text = "\n".join(line.decode(errors="replace").rstrip("\r") for line in tail)
-    return bytes(captured), text, timed_out
+    return bytes(captured), text, bool(asked_at)
 
 
-def _reap(child: subprocess.Popen[bytes], stop: Stop, deadline: float) -> None:
-    """Wait for a child that has closed its output, within its time."""
+def _reap(child: subprocess.Popen[bytes], stop: Stop, deadline: float, asked_at: float) -> float:
+    """Wait for a child that has closed its output; gives when it was asked to end, 0 for never."""
     while True:
         try:
             child.wait(timeout=0.5)
-            return
+            return asked_at
         except subprocess.TimeoutExpired:
             now = time.monotonic()
-            if now > deadline + GRACE or (stop.since and now > stop.since + GRACE):
+            if now > deadline and not asked_at:
+                asked_at = now
+                signal_group(child.pid, signal.SIGTERM)
+            elif now - (asked_at or stop.since or now) > GRACE:
                 signal_group(child.pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ Nothing here reads a compose file or starts a process: a fresh project passes th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from rbuild.errors import ProjectError
 # The names that Compose looks for in a folder, in its order of preference
 # (Compose file specification, "The Compose file").
 DEFAULT_FILES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
+# A line of an env file that chooses other files.
+_CHOICE = re.compile(r"\s*(?:export\s+)?COMPOSE_FILE[^\S\n]*[=:][^\S\n]*[^\s#]")
 
 
 class Target(NamedTuple):
@@ -79,10 +82,9 @@ def has_compose_file(folder: str, environ: Mapping[str, str]) -> bool:
         return True
     try:
         with open(os.path.join(folder, ".env"), encoding="utf-8", errors="replace") as file:
-            lines = [line.strip().removeprefix("export ").lstrip() for line in file]
+            return any(_CHOICE.match(line) for line in file)
     except OSError:
         return False
-    return any(line.startswith("COMPOSE_FILE=") and len(line) > 13 for line in lines)
 
 
 def require_compose_file(project: Project, environ: Mapping[str, str]) -> None:

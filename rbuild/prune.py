@@ -9,9 +9,9 @@ from rbuild.errors import EngineError
 from rbuild.reference import generations, pattern
 
 
-def expired(tags: Iterable[str], keep: int) -> list[str]:
-    """Those of rbuild's own tags that belong to older generations than the `keep` newest."""
-    by_age = list(generations(tags).values())
+def expired(tags: Iterable[str], project: str, keep: int) -> list[str]:
+    """Those of a project's kept tags that belong to older generations than the `keep` newest."""
+    by_age = list(generations(tags, project).values())
     return [tag for generation in by_age[keep:] for tag in generation]
 
 
@@ -27,7 +27,7 @@ def tidy(engine: Engine, project: str, keep: int, superseded: Sequence[str]) -> 
     next time.
     """
     own = engine.list_images(reference=pattern(project))
-    for tag in expired((tag for image in own for tag in image.tags), keep):
+    for tag in expired((tag for image in own for tag in image.tags), project, keep):
         engine.remove_image(tag)
     # By ID, and asked for anew: untagging may have removed some and bared others.
     pulled = engine.images(superseded) if superseded else {}
@@ -47,7 +47,7 @@ def removable(engine: Engine, project: str) -> list[str]:
     for image in (*built, *kept):
         if image.id not in used:
             ours = (image.labels or {}).get("rbuild.project") == project
-            own_tags = [tag for tags in generations(image.tags).values() for tag in tags]
+            own_tags = [tag for tags in generations(image.tags, project).values() for tag in tags]
             found.update(dict.fromkeys((image.tags or (image.id,)) if ours else own_tags))
     return list(found)
 

@@ -24,6 +24,7 @@ except ImportError:  # pragma: no cover - an interpreter without the built-in mo
 from rbuild.errors import StateError
 
 VERSION = 1
+_LAST = 253402300799.0
 
 
 @dataclass(eq=False, repr=False)
@@ -64,8 +65,8 @@ class Record:
 
 
 def stamp(when: float) -> str:
-    """RFC 3339 in UTC, to the millisecond."""
-    text = datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds")
+    """RFC 3339 in UTC, to the millisecond; what lies beyond the year 9999 is its end."""
+    text = datetime.fromtimestamp(min(when, _LAST), UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 
 
@@ -144,11 +145,8 @@ def read(folder: str) -> Record | None:
         )
     try:
         record = Record(**data)
-        for name, kind in _KINDS.items():
-            if type(getattr(record, name)) not in kind:
-                raise TypeError(name)
-        _ = record.built_at
-    except (TypeError, ValueError, OverflowError):
+        _check(record)
+    except (TypeError, ValueError, OverflowError, AttributeError):
         raise Damaged(f"{path}: a record with missing or wrong parts") from None
     return record
 
@@ -225,6 +223,33 @@ def unusable(path: str, error: OSError) -> StateError:
         hint=("free some space" if full else "run as the folder's owner")
         + ", or point --state-dir at a folder that this user can write",
     )
+
+
+def _check(record: Record) -> None:
+    """Raise TypeError or ValueError for a record that the rest of rbuild would stumble over."""
+    for name, kind in _KINDS.items():
+        if type(getattr(record, name)) not in kind:
+            raise TypeError(name)
+    _ = record.built_at
+    if len(bytes.fromhex(record.key)) > blake2b.MAX_KEY_SIZE:
+        raise ValueError("key")
+    for names in (record.files, record.provided, record.builds, record.bases, record.local,
+                  record.superseded):  # fmt: skip
+        if not all(type(one) is str for one in names):
+            raise TypeError("a list")
+    for view in record.views.values():
+        if not all(type(view.get(part)) is dict for part in ("paths", "variables", "settings")):
+            raise TypeError("views")
+    numbers = [one.get("scale") for one in record.services.values()]
+    numbers += [one.get("ended") or 0 for one in record.services.values()]
+    underway = record.underway or {}
+    numbers += underway.get("scales", {}).values()
+    if not all(type(one) is int for one in numbers):
+        raise TypeError("services")
+    texts = [*underway.get("stopped", []), *underway.get("failing", [])]
+    texts += underway.get("names", {}).values()
+    if not all(type(one) is str for one in texts):
+        raise TypeError("underway")
 
 
 _KINDS: dict[str, tuple[type, ...]] = {

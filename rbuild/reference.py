@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable
 
 _FIT = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
-_OWN = re.compile(r"rbuild/[^/]+/[^/:]+:([0-9]{8}T[0-9]{6}Z)")
+_OWN = re.compile(r"rbuild/([^/]+)/[^/:]+:([0-9]{8}T[0-9]{6}Z)")
+# Of a part of a name; a whole one has at most 255 characters (distribution's reference grammar).
+_LONGEST = 100
 
 
 def qualified(reference: str) -> str:
@@ -29,6 +31,13 @@ def qualified(reference: str) -> str:
     return f"{first}/{rest}{at}{digest}"
 
 
+def repository(reference: str) -> str:
+    """The full name without tag and digest: `debian:12` → `docker.io/library/debian`."""
+    name = qualified(reference).partition("@")[0]
+    path, _, tag = name.rpartition(":")
+    return name if "/" in tag else path
+
+
 def kept(project: str, service: str, stamp: str) -> str:
     """The tag under which rbuild keeps the image that a service ran before an update.
 
@@ -38,13 +47,17 @@ def kept(project: str, service: str, stamp: str) -> str:
     return f"rbuild/{_fit(project)}/{_fit(service)}:{stamp}"
 
 
-def generations(tags: Iterable[str]) -> dict[str, list[str]]:
-    """rbuild's own tags by generation, newest first; all other tags are passed over."""
+def generations(tags: Iterable[str], project: str) -> dict[str, list[str]]:
+    """The tags kept for a project by generation, newest first; all others are passed over.
+
+    Projects that run the same image have tags on it side by side.
+    """
+    own = _fit(project)
     found: dict[str, list[str]] = {}
     for tag in tags:
         match = _OWN.fullmatch(tag)
-        if match:
-            found.setdefault(match[1], []).append(tag)
+        if match and match[1] == own:
+            found.setdefault(match[2], []).append(tag)
     return dict(sorted(found.items(), reverse=True))
 
 
@@ -54,7 +67,7 @@ def pattern(project: str) -> str:
 
 
 def _fit(name: str) -> str:
-    if _FIT.fullmatch(name):
+    if len(name) <= _LONGEST and _FIT.fullmatch(name):
         return name
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "x"
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[: _LONGEST - 9].strip("-") or "x"
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -25,7 +25,7 @@ from rbuild.record import Record
 from rbuild.report import Outcome
 from rbuild.underway import (
     Underway,
-    generation,
+    kept_as,
     made_elsewhere,
     make_room_for_log,
     new_log,
@@ -134,8 +134,10 @@ def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: 
     interrupted = (known.underway if known else None) or {}
     containers = engine.containers(configuration.name)
     images = engine.images([one.image for one in services.values()])
-    left = plan.leave_alone(configuration, containers, images, interrupted.get("stopped") or ())
-    needs = bases.find(configuration, _read_file, info.platform, left_unbuilt(left))
+    torn = bool(interrupted.get("touched"))
+    left = plan.leave_alone(configuration, containers, interrupted.get("stopped") or (), torn)
+    unbuilt = plan.leave_unbuilt(configuration, left, images)
+    needs = bases.find(configuration, _read_file, info.platform, unbuilt)
     images |= engine.images([one.reference for one in needs.needs])
     local = known.local if known else []
     images = {
@@ -154,9 +156,11 @@ def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: 
             engine.all_services(loaded.target) if strange else None,
         ),
         left=left,
-        stamp=generation(run.started),
+        stamp=kept_as(known, run.started),
         scales_before={name: one["scale"] for name, one in past.items()},
-        scales_interrupted=interrupted.get("scales") or {},
+        scales_interrupted=interrupted.get("scales") or {} if torn else None,
+        names_interrupted={} if torn else interrupted.get("names") or {},
+        failing_interrupted=interrupted.get("failing") or [] if torn else None,
         ended_before={name: one["ended"] for name, one in past.items()},
         compose_files=loaded.inputs.main_files,
     )
@@ -192,6 +196,8 @@ def _update(
             outcome.warnings += tuple(_put_back(made, work, calm, name))
             if not isinstance(error, Interrupted):
                 underway.leave()
+        elif not isinstance(error, Interrupted):
+            _drop_failed(work, name)
         underway.note_failure(error, log.path)
         raise
 
@@ -235,12 +241,20 @@ def _put_back(made: Plan, work: steps.Work, engine: Engine, name: str) -> list[s
     try:
         for step in made.steps:
             if isinstance(step, plan.Keep):
-                problems += steps.put_back(step, engine)
+                problems += steps.put_back(step, work.kept, engine)
         # Half of a failed build is left over each time, until the disk is full.
         prune.tidy(engine, name, work.settings.keep_images, work.superseded)
     except RbuildError as error:
         problems.append(error.message)
     return [f"not put back: {problem}" for problem in problems]
+
+
+def _drop_failed(work: steps.Work, name: str) -> None:
+    """Each try builds anew: what an earlier one left must not fill the disk."""
+    try:
+        prune.tidy(work.engine, name, max(1, work.settings.keep_images), ())
+    except RbuildError as error:
+        work.warnings.append(f"not all is cleaned up: {error.message}")
 
 
 def _learn(known: Record, loaded: Loaded, run: Run) -> None:
@@ -256,11 +270,6 @@ def _services(made: Plan, after: Record) -> list[dict[str, object]]:
          "image_id": one["image"]}
         for name, one in after.services.items()
     ]  # fmt: skip
-
-
-def left_unbuilt(left: dict[str, str]) -> list[str]:
-    """Of the services that are left alone, those whose image isn't built either."""
-    return [name for name, why in left.items() if why == "manual"]
 
 
 def _read_file(path: str) -> bytes:

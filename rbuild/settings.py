@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from rbuild.errors import RbuildError, UsageError
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_LONGEST = 100 * 365 * 86400
 _WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off", ""), False),
@@ -29,7 +30,10 @@ def duration(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,9})([smhdw]?)", text.strip())
     if not match:
         raise BadValue(f"{text!r} is no duration: give seconds, or a number with s, m, h, d or w")
-    return int(match[1]) * _UNITS[match[2]]
+    seconds = int(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST:
+        raise BadValue(f"{text!r} is longer than a hundred years")
+    return seconds
 
 
 def count(text: str) -> int:
@@ -222,5 +226,14 @@ def as_json(given: Mapping[str, Given]) -> dict[str, list[Any]]:
 
 
 def from_json(data: Mapping[str, list[Any]]) -> dict[str, Given]:
-    """The inverse of `as_json`; names that this version does not know are dropped."""
-    return {name: Given(*pair) for name, pair in data.items() if name in BY_NAME}
+    """The inverse of `as_json`; what this version does not know or take is dropped."""
+    return {name: Given(*pair) for name, pair in data.items() if _is_taken(name, pair)}
+
+
+def _is_taken(name: str, pair: Any) -> bool:
+    return (
+        name in BY_NAME
+        and isinstance(pair, list)
+        and [type(one) for one in pair] in ([int, str], [bool, str])
+        and 0 <= pair[0] <= _LONGEST
+    )

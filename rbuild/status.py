@@ -13,7 +13,7 @@ from rbuild import fingerprint, record, staleness
 from rbuild.engine import Container, Engine
 from rbuild.errors import RbuildError
 from rbuild.glance import Run
-from rbuild.project import Project, locate
+from rbuild.project import Project, locate, require_compose_file
 from rbuild.record import Record, stamp
 from rbuild.settings import Settings, from_json
 from rbuild.staleness import Reason, span
@@ -143,6 +143,7 @@ def _stand(project: Project, run: Run) -> Standing:
             due=decision.due,
             failure=_failure(folder),
         )
+    require_compose_file(project, run.environ)
     standing.settings = run.settings({})
     standing.reasons = staleness.decide(
         None, (), build_period=0, forced=False, now=time.time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rbuild.configuration import Configuration, longest_wait
@@ -15,6 +15,7 @@ from rbuild.health import Finding, Verdict, judge
 from rbuild.plan import Build, Free, Gate, Keep, Pull, Require, Step, Up
 from rbuild.process import Stop
 from rbuild.project import Target
+from rbuild.reference import pattern
 from rbuild.settings import Settings
 
 POLL = 0.4
@@ -39,6 +40,8 @@ class Work:
     tell: Callable[[str], None]
     engine_here: bool = False
     """Whether the engine publishes ports on this machine."""
+    kept: list[str] = field(default_factory=list)
+    """Tags of ours that this update has made."""
     superseded: list[str] = field(default_factory=list)
     """IDs of the images that our pulls replaced."""
     warnings: list[str] = field(default_factory=list)
@@ -77,10 +80,10 @@ def run(step: Step, work: Work) -> None:
             _gate(step, work)
 
 
-def put_back(keep: Keep, engine: Engine) -> list[str]:
+def put_back(keep: Keep, tags: Sequence[str], engine: Engine) -> list[str]:
     """Undo what was built and pulled, no container having been touched.
 
-    The images' names go back to what they meant before, and our own tags go. Gives what could
+    The images' names go back to what they meant before, and our own `tags` go. Gives what could
     not be undone.
     """
     problems = []
@@ -91,7 +94,7 @@ def put_back(keep: Keep, engine: Engine) -> list[str]:
                 engine.tag(image, name)
             except EngineError as error:
                 problems.append(error.message)
-    for _, tag in keep.images:
+    for tag in tags:
         engine.remove_image(tag)
     return problems
 
@@ -133,10 +136,14 @@ def is_taken(port: Port) -> bool:
 
 
 def _keep(step: Keep, work: Work) -> None:
-    here = work.engine.images([image for image, _ in step.images]) if step.images else {}
+    here = work.engine.images([image for image, _ in step.images])
+    own = work.engine.list_images(reference=pattern(work.configuration.name))
+    present = {tag for image in own for tag in image.tags}
     for image, tag in step.images:
-        # A running container's image may have been removed by force.
-        if image in here:
+        # A running container's image may have been removed by force, and an update that failed
+        # before may have kept what ran when all was well.
+        if image in here and tag not in present:
+            work.kept.append(tag)
             work.engine.tag(image, tag)
 
 

@@ -11,7 +11,7 @@ from rbuild import record
 from rbuild.engine import Container
 from rbuild.errors import RbuildError, StateError
 from rbuild.loading import Loaded, remember_view
-from rbuild.plan import Plan, Step, Up
+from rbuild.plan import Gate, Keep, Plan, Step, Up
 from rbuild.record import Record, Store, stamp
 from rbuild.reference import qualified
 from rbuild.steps import Work
@@ -28,11 +28,16 @@ class Underway:
         self._started = started
         self._note: dict[str, Any] = {
             "since": stamp(started),
-            "generation": generation(started),
-            "touched": False,
+            "generation": kept_as(known, started),
+            # Also by an earlier run that was interrupted: the last good update is before that.
+            "touched": bool(known and known.underway and known.underway.get("touched")),
             "stopped": [name for name, why in made.left.items() if why == "stopped"],
             "scales": dict(made.scales),
-        }
+            "names": dict(one for step in made.steps if isinstance(step, Keep)
+                          for one in step.names),
+            "failing": [one.service for step in made.steps if isinstance(step, Gate)
+                        for one in step.expectations if one.was_failing],
+        }  # fmt: skip
 
     def enter(self, step: Step, *, certain: bool) -> None:
         """Write down that `step` comes now.
@@ -40,7 +45,8 @@ class Underway:
         `certain`: without that note, the step must not be taken (StateError). Once containers
         are touched, going on is safer than stopping, note or no note.
         """
-        self._note |= {"step": str(step), "touched": isinstance(step, Up) or not certain}
+        self._note["step"] = str(step)
+        self._note["touched"] |= isinstance(step, Up) or not certain
         interrupted = _blank(self._loaded) if self._known is None else self._known
         try:
             record.write(self._loaded.folder, _with_note(interrupted, self._note))
@@ -55,7 +61,7 @@ class Underway:
                 record.write(self._loaded.folder, self._known)
             else:
                 os.unlink(os.path.join(self._loaded.folder, "record.json"))
-        except (StateError, FileNotFoundError):
+        except (StateError, OSError):
             return
 
     def note_failure(self, error: BaseException, log: str) -> None:
@@ -101,8 +107,17 @@ def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, starte
     return after
 
 
+def kept_as(known: Record | None, started: float) -> str:
+    """The generation that a run keeps: that of the last good update, whoever found it first.
+
+    After an update that failed on containers, what runs is not what anybody wants back.
+    """
+    before = (known.underway if known else None) or {}
+    return (before.get("touched") and before.get("generation")) or generation(started)
+
+
 def generation(started: float) -> str:
-    """The name of the generation that a run keeps; fit for a tag."""
+    """The name of a generation that is new in the run that started then; fit for a tag."""
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started))
 
 
