@@ -23,7 +23,14 @@ from rbuild.glance import Run, glance
 from rbuild.project import Project, has_compose_file, locate
 from rbuild.record import Store, default_root
 from rbuild.report import Outcome, document, exit_code, problems, results
-from rbuild.settings import OPTIONS, BadValue, Given, Option, from_environment
+from rbuild.settings import (
+    OPTIONS,
+    BadValue,
+    Given,
+    Option,
+    defaults_from_environment,
+    from_environment,
+)
 
 
 class Setting(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -233,7 +240,7 @@ def _prepare(given: Mapping[str, Any], flags: Mapping[str, Given]) -> tuple[Run,
         environ=environ,
         flags=flags,
         environment=from_environment(environ),
-        defaults=config.defaults,
+        defaults=defaults_from_environment(environ) | dict(config.defaults),
         store=Store(root),
         forced=given.get("force_rebuild", False),
         dry_run=given.get("dry_run", False),

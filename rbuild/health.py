@@ -13,6 +13,8 @@ from rbuild.engine import Container
 # A service that loses the race for its database restarts once or twice and then runs; one
 # that keeps dying is not worth the rest of the time limit.
 MOST_RESTARTS = 3
+# Seconds; the engine's longest pause between restarts.
+RECENT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,13 @@ def judge(
     return Verdict(tuple(failed), tuple(pending), tuple(ended))
 
 
-def was_failing(containers: Sequence[Container]) -> bool:
-    """Whether a service's containers show it in trouble, before an update."""
+def was_failing(containers: Iterable[Container], now: float) -> bool:
+    """Whether containers are in trouble, before an update; `now` is on the engine's clock."""
     return any(
         one.health == "unhealthy"
         or one.state in ("restarting", "dead")
+        # Between two crashes it runs for a while.
+        or (one.state == "running" and one.restarts and now - one.started < RECENT)
         or (one.state == "exited" and one.exit_code != 0 and not stopped_by_hand(one))
         for one in containers
     )

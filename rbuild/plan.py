@@ -10,7 +10,7 @@ from rbuild.bases import Bases
 from rbuild.configuration import Configuration, Service
 from rbuild.engine import Container, Image, Port
 from rbuild.errors import ProjectError
-from rbuild.health import Expectation, stopped_by_hand, was_failing
+from rbuild.health import Expectation, stopped_by_hand
 from rbuild.reference import kept, qualified, repository
 
 
@@ -184,7 +184,7 @@ def make(
     scales_before: Mapping[str, int],
     scales_interrupted: Mapping[str, int] | None,
     names_interrupted: Mapping[str, str],
-    failing_interrupted: Collection[str] | None,
+    failing: Collection[str],
     ended_before: Mapping[str, int],
     compose_files: Sequence[str],
 ) -> Plan:
@@ -194,9 +194,8 @@ def make(
     file, `ended_before` the exit codes, as of the last good update; `scales_interrupted` are
     those that an interrupted update had found set by hand, None if the containers still show
     them; `names_interrupted` is what image names meant before one that was killed at its
-    builds; `failing_interrupted` are the services that were failing before one that failed on
-    containers, None if the containers still show it; `compose_files` are the project's own.
-    Raises ProjectError where another stack has the same name.
+    builds; `failing` are the services that were in trouble before; `compose_files` are the
+    project's own. Raises ProjectError where another stack has the same name.
     """
     containers = [one for one in observed.containers if not one.oneoff]
     notes = _refuse_strangers(containers, configuration, compose_files)
@@ -231,13 +230,6 @@ def make(
         steps.append(Require(tuple((one.name, one.image) for one in moving.values())))
         leftovers = tuple(one for one in containers if one.replaces)
         steps.append(Up(tuple(moving), tuple(options), leftovers))
-        failing = failing_interrupted
-        if failing is None:
-            failing = [
-                name
-                for name in moving
-                if was_failing([one for one in containers if one.service == name])
-            ]
         expectations = tuple(
             _expectation(one, by_hand, ended_before, one.name in failing) for one in moving.values()
         )

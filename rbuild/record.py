@@ -246,7 +246,8 @@ def _check(record: Record) -> None:
     numbers += underway.get("scales", {}).values()
     if not all(type(one) is int for one in numbers):
         raise TypeError("services")
-    texts = [*underway.get("stopped", []), *underway.get("failing", [])]
+    texts = [underway.get("generation", ""), *underway.get("stopped", [])]
+    texts += underway.get("failing", [])
     texts += underway.get("names", {}).values()
     if not all(type(one) is str for one in texts):
         raise TypeError("underway")

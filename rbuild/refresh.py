@@ -17,6 +17,7 @@ from rbuild import bases, lock, plan, prune, record, recovery, staleness, steps
 from rbuild.engine import Engine, EngineInfo
 from rbuild.errors import Busy, EngineError, Interrupted, RbuildError, StateError
 from rbuild.glance import Run
+from rbuild.health import was_failing
 from rbuild.loading import Loaded, load, remember_view
 from rbuild.plan import Plan
 from rbuild.process import Log, Stop
@@ -160,7 +161,14 @@ def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: 
         scales_before={name: one["scale"] for name, one in past.items()},
         scales_interrupted=interrupted.get("scales") or {} if torn else None,
         names_interrupted={} if torn else interrupted.get("names") or {},
-        failing_interrupted=interrupted.get("failing") or [] if torn else None,
+        # What an update of ours has broken is not what was failing anyway.
+        failing=interrupted.get("failing") or ()
+        if torn
+        else [
+            one.service
+            for one in containers
+            if not one.oneoff and was_failing([one], time.time() + info.clock_ahead)
+        ],
         ended_before={name: one["ended"] for name, one in past.items()},
         compose_files=loaded.inputs.main_files,
     )

@@ -2,7 +2,8 @@
 
 Named tuples, not data classes: making one costs a fifth, and every run makes these.
 
-Order: flag > environment > `x-rbuild` in the compose file > `defaults` in rbuild.yml > built-in.
+Order: flag > environment > `x-rbuild` in the compose file > `defaults` in rbuild.yml >
+RBUILD_DEFAULT_* in the environment > built-in.
 """
 
 from __future__ import annotations
@@ -163,11 +164,26 @@ def resolve(*sources: Mapping[str, Given]) -> Settings:
     return Settings(**values, origins=origins)
 
 
+def defaults_from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    """What a scheduler sets for projects that nobody has set it for: RBUILD_DEFAULT_BUILD_PERIOD.
+
+    Comes last but for the built-in values: a timer's slack must not outrank `x-rbuild`.
+    """
+    variables = {option.name: f"RBUILD_DEFAULT_{option.field.upper()}" for option in OPTIONS}
+    return _from_variables(environ, {name: (one,) for name, one in variables.items()})
+
+
 def from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
     """What the environment sets. Raises UsageError that names the variable."""
+    return _from_variables(environ, {option.name: option.environment for option in OPTIONS})
+
+
+def _from_variables(
+    environ: Mapping[str, str], variables: Mapping[str, tuple[str, ...]]
+) -> dict[str, Given]:
     found = {}
     for option in OPTIONS:
-        for variable in option.environment:
+        for variable in variables[option.name]:
             text = environ.get(variable, "")
             if not text:
                 continue
