@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -31,6 +31,11 @@ from rbuild.settings import (
     defaults_from_environment,
     from_environment,
 )
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class Setting(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -58,19 +63,25 @@ class Main(click.Group):
     A first word that is a command's name is that command; a project of that name is ./NAME.
     """
 
+    # As with a plain command, options may stand behind projects.
+    allow_interspersed_args = True
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as a plain command: a group would take every word for a command."""
         if args and args[0] in self.commands:
-            ctx.meta["command"] = args
-            args = []
+            click.Command.parse_args(self, ctx, [])
+            # Where completion looks for a command.
+            ctx.args = args
+            return args
         return click.Command.parse_args(self, ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that the first word names, or update projects."""
-        if "command" in ctx.meta:
-            name, *rest = ctx.meta["command"]
+        if ctx.args:
+            name, *rest = ctx.args
             command = self.commands[name]
-            with command.make_context(name, rest, parent=ctx) as inner:
+            # Without a parent, whose arguments would stand in the usage line.
+            with command.make_context(f"{ctx.info_name} {name}", rest) as inner:
                 return command.invoke(inner)
         return click.Command.invoke(self, ctx)
 
@@ -78,6 +89,17 @@ class Main(click.Group):
         """The usage of both forms."""
         formatter.write_usage(ctx.command_path, "[OPTIONS] [PROJECT]...")
         formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] [PROJECT]...")
+
+
+def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a PROJECT may be completed to: a path, or a command in its place."""
+    from click.shell_completion import CompletionItem
+
+    commands = ctx.command.commands if isinstance(ctx.command, Main) else {}
+    names = [
+        name for name in commands if name.startswith(incomplete) and not ctx.params["projects"]
+    ]
+    return [*map(CompletionItem, names), CompletionItem(incomplete, type="file")]
 
 
 def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,7 +118,8 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
                          type=click.Path(file_okay=False),
                          help="Where records and logs are kept.  [default: /var/lib/rbuild for "
                          "root, else ~/.local/state/rbuild]"),
-            click.argument("projects", nargs=-1, metavar="[PROJECT]...", type=click.Path()),
+            click.argument("projects", nargs=-1, metavar="[PROJECT]...", type=click.Path(),
+                           shell_complete=_complete),
         )
     ):  # fmt: skip
         command = decorate(command)
@@ -125,7 +148,7 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(
     cls=Main,
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=_CONTEXT,
     epilog="A DURATION is a number of seconds, or 90s, 30m, 12h, 7d, 1w. Every option has an "
     "environment variable, RBUILD_ and its name; BUILD_PERIOD, BUILD_TTL and UP_TIMEOUT_PERIOD "
     "work too.",
@@ -189,7 +212,7 @@ def main(_: click.Context, /, **given: Any) -> None:
         sys.exit(_update(given))
 
 
-@main.command()
+@main.command(context_settings=_CONTEXT)
 @_shared
 def status(**given: Any) -> None:
     """Tell what runs, how old it is, and what is due when."""
@@ -197,7 +220,7 @@ def status(**given: Any) -> None:
         run, arguments = _prepare(given, {})
         from rbuild import status as view
 
-        found = view.gather(arguments, run, os.getcwd())
+        found = view.gather(arguments, run, _cwd())
         if given["as_json"]:
             click.echo(json.dumps(view.document(found), indent=2))
         else:
@@ -230,10 +253,17 @@ def _fail(error: RbuildError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise UsageError(f"the current folder is gone: {error.strerror}") from None
+
+
 def _prepare(given: Mapping[str, Any], flags: Mapping[str, Given]) -> tuple[Run, list[str]]:
     """What holds for the run, and the arguments that name its projects."""
     environ = dict(os.environ)
-    root = os.path.abspath(given["state_dir"] or default_root(environ))
+    root = os.path.normpath(os.path.join(_cwd(), given["state_dir"] or default_root(environ)))
     config = configfile.read(given["config"] or "", environ, root)
     run = Run(
         started=time.time(),
@@ -253,7 +283,7 @@ def _arguments(
 ) -> list[str]:
     if given["projects"]:
         return list(given["projects"])
-    if has_compose_file(os.getcwd(), environ):
+    if has_compose_file(_cwd(), environ):
         return [os.curdir]
     if config.projects:
         for flag in ("force_rebuild", "remove_images"):
@@ -265,7 +295,7 @@ def _arguments(
         return configfile.expand(config)
     looked = config.path or ", ".join(configfile.places(environ))
     raise UsageError(
-        f"no project: no compose file in {os.getcwd()}, no `projects:` in {looked}",
+        f"no project: no compose file in {_cwd()}, no `projects:` in {looked}",
         hint="name a compose file or a folder, or see rbuild --help",
     )
 
@@ -284,7 +314,7 @@ def _update(given: dict[str, Any]) -> int:
     report = _Report(given)
     unsure: list[Project] = []
     seen: set[str] = set()
-    cwd = os.getcwd()
+    cwd = _cwd()
     for argument in arguments:
         try:
             project = locate(argument, cwd)

@@ -201,7 +201,7 @@ def _update(
         if not work.touched:
             # An engine that no signal stops: this must come to its end.
             calm = means.connect(Stop(), log, ())
-            outcome.warnings += tuple(_put_back(made, work, calm, name))
+            outcome.warnings += tuple(_put_back(made, work, calm, known, name))
             if not isinstance(error, Interrupted):
                 underway.leave()
         elif not isinstance(error, Interrupted):
@@ -243,7 +243,9 @@ def _prune(after: Record, work: steps.Work, name: str) -> None:
         engine.prune_build_cache()
 
 
-def _put_back(made: Plan, work: steps.Work, engine: Engine, name: str) -> list[str]:
+def _put_back(
+    made: Plan, work: steps.Work, engine: Engine, known: Record | None, name: str
+) -> list[str]:
     """Undo what was built and pulled; gives what could not be undone."""
     problems = []
     try:
@@ -251,7 +253,12 @@ def _put_back(made: Plan, work: steps.Work, engine: Engine, name: str) -> list[s
             if isinstance(step, plan.Keep):
                 problems += steps.put_back(step, work.kept, engine)
         # Half of a failed build is left over each time, until the disk is full.
-        prune.tidy(engine, name, work.settings.keep_images, work.superseded)
+        used = prune.tidy(engine, name, max(1, work.settings.keep_images), work.superseded)
+        if known is not None:
+            # What was pulled may have lost its name again, and the next try may want it.
+            here = engine.images([*used, *work.pulled]).values()
+            nameless = [one.id for one in here if not one.tags]
+            known.superseded = list(dict.fromkeys([*known.superseded, *nameless]))
     except RbuildError as error:
         problems.append(error.message)
     return [f"not put back: {problem}" for problem in problems]

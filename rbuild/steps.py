@@ -44,6 +44,8 @@ class Work:
     """Tags of ours that this update has made."""
     superseded: list[str] = field(default_factory=list)
     """IDs of the images that our pulls replaced."""
+    pulled: list[str] = field(default_factory=list)
+    """IDs of the images that replaced them."""
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     touched: bool = False
@@ -162,6 +164,7 @@ def _pull(step: Pull, work: Work) -> None:
     old, new = before.get(step.reference), after.get(step.reference)
     if old and new and old.id != new.id:
         work.superseded.append(old.id)
+        work.pulled.append(new.id)
 
 
 def _require(step: Require, work: Work) -> None:

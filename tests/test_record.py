@@ -1,0 +1,370 @@
+"""Records on disk: whole or not at all, private, and told apart from what is no record."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from rbuild import record
+from rbuild.errors import StateError
+from rbuild.record import Damaged, Record, Store, default_root, keyed_digest, stamp
+
+WHOLE: dict[str, Any] = {
+    "name": "site", "home": "/srv/site", "built": "2026-11-01T03:00:00.000Z",
+    "finished": "2026-11-01T03:01:00.000Z", "files": ["/srv/site/compose.yml"], "key": "00ff",
+    "digests": {"configuration": "aa"}, "provided": ["HOME"],
+    "views": {"/srv/site": {"paths": {"/srv/site/.env": None, "/srv/site/x": [1, 2, 3]},
+                            "variables": {"HOME": "aa", "X": None},
+                            "settings": {"build-period": [5, "x"]}}},
+    "services": {"web": {"reference": "web", "image": "sha256:1", "scale": 1, "ended": None,
+                         "state": "running"}},
+    "builds": ["docker.io/library/web:latest"], "bases": [], "local": ["sha256:0"],
+    "superseded": [], "underway": {"since": "x", "step": "y"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def put(folder: Path, content: bytes) -> None:
+    (folder / "record.json").write_bytes(content)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    record.write(str(folder), Record(**WHOLE))
+    found = record.read(str(folder))
+    assert found
+    assert vars(found) == WHOLE
+    assert json.loads((folder / "record.json").read_bytes())["version"] == 1
+
+
+def test_every_field_is_covered_above() -> None:
+    assert set(WHOLE) == set(vars(Record("", "")))
+
+
+def test_no_record(folder: Path) -> None:
+    assert record.read(str(folder)) is None
+    assert record.read(str(folder / "nowhere")) is None
+
+
+def test_a_record_is_private_whatever_the_umask(folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        record.write(str(folder), Record(**WHOLE))
+    finally:
+        os.umask(before)
+    assert mode(folder / "record.json") == 0o600
+    assert os.listdir(folder) == ["record.json"]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_record(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    record.write(str(folder), Record("old", "/old"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if call == "write":
+        monkeypatch.setattr(record.os, "fsync", lambda _: os.write(_full_disk(), b"x"))
+    else:
+        monkeypatch.setattr(record.os, call, full)
+    with pytest.raises(StateError, match="No space left") as caught:
+        record.write(str(folder), Record("new", "/new"))
+    monkeypatch.undo()
+    assert "free some space" in caught.value.hint
+    found = record.read(str(folder))
+    assert found
+    assert found.name == "old"
+    assert os.listdir(folder) == ["record.json"]
+
+
+def _full_disk() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+def test_a_crash_before_the_rename_leaves_the_old_record(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record.write(str(folder), Record("old", "/old"))
+    seen: list[str] = []
+
+    class Crash(BaseException):
+        pass
+
+    def crash(new: str, path: str) -> None:
+        seen.append(json.loads(Path(new).read_text())["name"])
+        raise Crash
+
+    monkeypatch.setattr(record.os, "replace", crash)
+    with pytest.raises(Crash):
+        record.write(str(folder), Record("new", "/new"))
+    monkeypatch.undo()
+    # The new one was complete beside the old one; what it left is overwritten next time.
+    assert seen == ["new"]
+    found = record.read(str(folder))
+    assert found
+    assert found.name == "old"
+    record.write(str(folder), Record("newer", "/new"))
+    assert os.listdir(folder) == ["record.json"]
+
+
+def test_a_link_in_the_way_is_not_followed(folder: Path) -> None:
+    victim = folder / "victim"
+    victim.write_text("precious")
+    (folder / "record.json.new").symlink_to(victim)
+    with pytest.raises(StateError):
+        record.write(str(folder), Record(**WHOLE))
+    assert victim.read_text() == "precious"
+
+
+def test_a_folder_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(StateError, match="cannot keep state here"):
+        record.write(str(folder / "nowhere"), Record(**WHOLE))
+
+
+def test_a_record_of_a_newer_version_is_refused(folder: Path) -> None:
+    put(folder, json.dumps({"version": 2, "whatever": 1}).encode())
+    with pytest.raises(StateError, match="written by a newer rbuild") as caught:
+        record.read(str(folder))
+    assert not isinstance(caught.value, Damaged)
+    assert "upgrade rbuild" in caught.value.hint
+
+
+def test_a_record_that_cannot_be_read_is_not_called_damaged(folder: Path) -> None:
+    (folder / "record.json").mkdir()
+    with pytest.raises(StateError) as caught:
+        record.read(str(folder))
+    assert not isinstance(caught.value, Damaged)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\0" * 100, b"{", b"[]", b"1", b"null", b"{}", b'"version"', b"\xff\xfe",
+        b'{"version": 1}', b"[" * 100_000, b'{"a":' * 100_000,
+        b'{"version": 1, "name": "x", "home": "y", "built": "yesterday"}',
+        b'{"version": 1, "name": "x", "home": "y", "surprise": 1}',
+    ],
+)  # fmt: skip
+def test_what_is_no_record_is_damaged(folder: Path, content: bytes) -> None:
+    put(folder, content)
+    with pytest.raises(Damaged, match=r"record\.json"):
+        record.read(str(folder))
+
+
+@pytest.mark.parametrize("cut", [1, 40, 300, -1])
+def test_half_a_record_is_damaged(folder: Path, cut: int) -> None:
+    record.write(str(folder), Record(**WHOLE))
+    put(folder, (folder / "record.json").read_bytes()[:cut])
+    with pytest.raises(Damaged):
+        record.read(str(folder))
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.binary() | values.map(lambda value: json.dumps(value).encode()))
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_a_record_or_a_state_error(folder: Path, content: bytes) -> None:
+    put(folder, content)
+    try:
+        assert record.read(str(folder)) is None
+    except StateError:
+        return
+
+
+@given(name=st.sampled_from([*WHOLE, "version"]), value=values)
+@example("built", "0001-01-01T00:00:00")
+@example("built", "9999-12-31T23:59:59-23:00")
+@example("key", "zz")
+@example("key", "0" * 1000)
+@example("views", {"/srv/site": 5})
+@example("views", {"/srv/site": {"paths": [], "variables": {}, "settings": {}}})
+@example("views", {"/srv/site": {"paths": {}, "variables": {}, "settings": {"build-period": 1}}})
+@example(
+    "views", {"/srv/site": {"paths": {}, "variables": {}, "settings": {"build-period": ["1", ""]}}}
+)
+@example("services", {"web": None})
+@example("services", {"web": {"scale": "many"}})
+@example("underway", {"scales": 1, "stopped": 5})
+@example("underway", {"names": [], "generation": 5})
+@example("underway", {"failing": [1]})
+@example("files", [1])
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_record_with_any_wrong_part_is_damaged_or_can_be_used(
+    folder: Path, name: str, value: Any
+) -> None:
+    put(folder, json.dumps({"version": 1, **WHOLE, name: value}).encode())
+    try:
+        found = record.read(str(folder))
+    except StateError:
+        return
+    assert found
+    use(found)
+
+
+def use(found: Record) -> None:
+    """What the rest of rbuild does with a record that `read` has let pass."""
+    from rbuild.fingerprint import changes, differences
+    from rbuild.settings import from_json, resolve
+    from rbuild.staleness import decide
+
+    stamp(found.built_at)
+    for view in found.views.values():
+        suspects = differences(view, {"HOME": "/root", "X": ""}, found.key)
+        changes(found.digests, {"configuration": "x"}, suspects)
+        period = resolve(from_json(view["settings"])).build_period
+        decision = decide(found, suspects, build_period=period, forced=False, now=time.time())
+        stamp(decision.due)
+    for one in found.services.values():
+        assert isinstance(one["scale"], int)
+        assert one["ended"] is None or isinstance(one["ended"], int)
+    underway = found.underway or {}
+    assert all(isinstance(one, str) for one in underway.get("stopped") or ())
+    assert all(isinstance(one, str) for one in underway.get("failing") or ())
+    assert all(isinstance(one, int) for one in (underway.get("scales") or {}).values())
+    assert all(isinstance(one, str) for one in (underway.get("names") or {}).values())
+    assert isinstance(underway.get("generation", ""), str)
+    for names in (found.files, found.builds, found.bases, found.superseded, found.provided):
+        assert all(isinstance(one, str) for one in names)
+
+
+def test_a_damaged_record_is_set_aside(folder: Path) -> None:
+    put(folder, b"garbage")
+    aside = record.set_aside(str(folder), 1_700_000_000)
+    assert Path(aside).read_bytes() == b"garbage"
+    assert record.read(str(folder)) is None
+
+
+# Times
+
+
+@pytest.mark.parametrize(
+    ("when", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (1_700_000_000.1239, "2023-11-14T22:13:20.123Z"),
+        (1e15, "9999-12-31T23:59:59.000Z"),
+    ],
+)
+def test_stamps(when: float, text: str) -> None:
+    assert stamp(when) == text
+
+
+@given(st.integers(0, 4_000_000_000_000))
+def test_a_stamp_keeps_the_millisecond(milliseconds: int) -> None:
+    when = milliseconds / 1000
+    assert abs(Record("", "", stamp(when)).built_at - when) < 0.0011
+
+
+def test_a_project_never_updated_was_built_at_the_beginning() -> None:
+    assert Record("", "").built_at == 0
+
+
+# The store
+
+
+def test_a_state_folder_is_found_from_the_project_s_folder_alone(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "state"))
+    assert store.folders("/srv/a") == []
+    one, two = store.path("a", "/srv/a"), store.path("b", "/srv/b")
+    store.make(one)
+    store.make(two)
+    same_folder = store.path("other-name", "/srv/a")
+    store.make(same_folder)
+    assert store.folders("/srv/a") == sorted([one, same_folder])
+    assert store.folders("/srv/b") == [two]
+    assert sorted(store.all()) == sorted([one, two, same_folder])
+    assert Store(store.root).folders("/srv/b") == [two]
+
+
+def test_one_name_in_two_folders_are_two_state_folders() -> None:
+    store = Store("/state")
+    assert store.path("site", "/a/site") != store.path("site", "/b/site")
+
+
+def test_state_folders_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = Store(str(tmp_path / "deep" / "state"))
+        store.make(store.path("a", "/a"))
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "deep/state", tmp_path / "deep/state/projects", Path(store.all()[0])):
+        assert mode(path) == 0o700
+
+
+def test_a_state_folder_that_was_given_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    store = Store(str(tmp_path))
+    store.make(store.path("a", "/a"))
+    assert mode(tmp_path) == 0o755
+    assert mode(tmp_path / "projects") == 0o700
+
+
+def test_a_file_in_the_state_folder_s_place(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    store = Store(str(tmp_path / "state"))
+    with pytest.raises(StateError, match="cannot keep state here"):
+        store.make(store.path("a", "/a"))
+    with pytest.raises(StateError):
+        store.folders("/a")
+
+
+def test_a_home_that_is_no_text(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    home = os.fsdecode(b"/srv/\xff")
+    store.make(store.path("a", home))
+    assert store.folders(home) == [store.path("a", home)]
+
+
+@pytest.mark.parametrize(
+    ("environ", "root"),
+    [
+        ({"RBUILD_STATE_DIR": "/r", "STATE_DIRECTORY": "/s", "XDG_STATE_HOME": "/x"}, "/r"),
+        ({"STATE_DIRECTORY": "/s:/t", "XDG_STATE_HOME": "/x"}, "/s"),
+        ({"RBUILD_STATE_DIR": "", "XDG_STATE_HOME": "/x"}, "/x/rbuild"),
+        ({}, "/home/me/.local/state/rbuild"),
+    ],
+)
+def test_where_state_lives(
+    environ: dict[str, str], root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_root(environ) == root
+
+
+def test_where_state_of_root_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert default_root({"XDG_STATE_HOME": "/x"}) == "/var/lib/rbuild"
+
+
+def test_a_digest_needs_the_key() -> None:
+    assert keyed_digest("00", b"x") == keyed_digest("00", b"x")
+    assert keyed_digest("00", b"x") != keyed_digest("01", b"x")
+    assert keyed_digest("00", b"x") != keyed_digest("00", b"y")

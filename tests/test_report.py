@@ -1,0 +1,225 @@
+"""What came of a run: exit codes, lines for a person, keys for a program."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from rbuild.errors import (
+    Busy,
+    EngineError,
+    GateError,
+    InternalError,
+    Interrupted,
+    ProjectError,
+    RbuildError,
+    StateError,
+    UpError,
+    UsageError,
+)
+from rbuild.report import Outcome, document, exit_code, problems, results
+from rbuild.staleness import Reason
+
+
+class RolledBack(RbuildError):
+    exit_code = 3
+
+
+class NeedsAPerson(RbuildError):
+    exit_code = 4
+
+
+def outcome(kind: str = "fresh", **more: Any) -> Outcome:
+    return Outcome("site", "/srv/site", kind, **more)
+
+
+def failed(error: RbuildError, kind: str = "failed", **more: Any) -> Outcome:
+    return outcome(kind, error=error, **more)
+
+
+REASONS = (Reason("expired", "last updated 1 d ago"), Reason("changed", "/srv/site/.env"))
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RbuildError("x"), 1), (UsageError("x"), 2), (ProjectError("x"), 1), (StateError("x"), 1),
+        (EngineError("x"), 1), (UpError("x"), 1), (GateError("x"), 1), (Busy("x"), 75),
+        (InternalError("x"), 1), (Interrupted(2), 130), (Interrupted(15), 143),
+    ],
+)  # fmt: skip
+def test_the_code_of_an_error(error: RbuildError, code: int) -> None:
+    assert error.exit_code == code
+    assert exit_code([failed(error)]) == code
+
+
+@pytest.mark.parametrize("kind", ["fresh", "planned", "updated", "removed"])
+def test_what_went_well_is_nought(kind: str) -> None:
+    assert exit_code([outcome(kind)]) == 0
+
+
+def test_nothing_at_all_is_nought() -> None:
+    assert exit_code([]) == 0
+
+
+SEVERITY = [4, 3, 1, 75, 0]
+BY_CODE = {
+    0: outcome(),
+    75: failed(Busy("x"), "deferred"),
+    1: failed(EngineError("x")),
+    3: failed(RolledBack("x")),
+    4: failed(NeedsAPerson("x")),
+}
+
+
+@pytest.mark.parametrize("codes", list(itertools.permutations(SEVERITY, 2)))
+def test_the_worst_of_two_counts(codes: tuple[int, int]) -> None:
+    assert exit_code([BY_CODE[code] for code in codes]) == min(codes, key=SEVERITY.index)
+
+
+def test_a_signal_comes_before_all() -> None:
+    assert exit_code([*BY_CODE.values(), failed(Interrupted(15)), outcome()]) == 143
+
+
+# Lines
+
+
+def test_fresh_is_silence() -> None:
+    assert results([outcome(due=0.0)], 0, False) == []
+    assert problems(outcome(), True) == []
+
+
+def test_fresh_says_until_when_if_asked() -> None:
+    (line,) = results([outcome(due=1_700_000_000)], 1, False)
+    assert line == "site: fresh until 2023-11-14T22:13Z; --force-rebuild updates it now"
+
+
+def test_an_update_is_one_line() -> None:
+    services: list[dict[str, object]] = [
+        {"name": name, "state": state}
+        for name, state in (("web", "running"), ("migrate", "ended"), ("db", "manual"),
+                            ("old", "stopped"))
+    ]  # fmt: skip
+    one = outcome("updated", services=services, seconds=75, reasons=REASONS, notes=("a note",))
+    (line,) = results([one], 0, False)
+    assert line == (
+        "site: updated web, migrate in 1 min 15 s "
+        "(expired: last updated 1 d ago; changed: /srv/site/.env)"
+    )
+    assert results([one], 0, True) == []
+    assert results([one], 1, False) == [line, "site: note: a note"]
+
+
+def test_a_plan() -> None:
+    one = outcome("planned", reasons=REASONS[:1], steps=("pull x", "build web"), notes=("n",))
+    assert results([one], 0, False) == [
+        "site: would be updated (expired: last updated 1 d ago)",
+        "  1. pull x",
+        "  2. build web",
+        "site: note: n",
+    ]
+
+
+def test_removed_images() -> None:
+    assert results([outcome("removed", removed=("a", "b"))], 0, False) == [
+        "site: removed a",
+        "site: removed b",
+    ]
+    assert results([outcome("removed", removed=("a",))], 0, True) == []
+
+
+WHOLE = failed(
+    UpError("`up` failed", hint="running now: db; not running: web (exited)",
+            detail="\n".join(f"line {n}" for n in range(12))),
+    reasons=REASONS, log="/state/log", standing="how it stands", warnings=("careful",),
+)  # fmt: skip
+
+
+def test_a_failure_fits_one_screen_and_says_all() -> None:
+    lines = problems(WHOLE, False)
+    text = [line for _, line in lines]
+    assert text[0] == "site: warning: careful"
+    assert text[1] == "site: `up` failed"
+    assert text[2:14] == [f"    line {n}" for n in range(12)]
+    assert text[14:] == [
+        "  running now: db; not running: web (exited)",
+        "  how it stands",
+        "  it was due: expired: last updated 1 d ago; changed: /srv/site/.env",
+        "  whole output: /state/log",
+    ]
+    assert len(lines) <= 24
+    assert [priority for priority, _ in lines] == [4] + [3] * (len(lines) - 1)
+    assert results([WHOLE], 0, False) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("it is bad", "site: it is bad"),
+        ("/srv/site: it is bad", "/srv/site: it is bad"),
+        ("/srv/site/compose.yml:3: it is bad", "/srv/site/compose.yml:3: it is bad"),
+        ("/srv/site2: it is bad", "site: /srv/site2: it is bad"),
+        ("site: it is bad", "site: it is bad"),
+    ],
+)
+def test_a_message_names_its_project_once(message: str, line: str) -> None:
+    assert problems(failed(RbuildError(message)), False) == [(3, line)]
+
+
+def test_a_deferred_project_is_told_to_a_terminal_only() -> None:
+    one = failed(Busy("another run is at work"), "deferred")
+    assert problems(one, False) == []
+    assert problems(one, True) == [(5, "site: another run is at work")]
+
+
+# JSON
+
+KEYS = ["name", "path", "outcome", "reasons", "services", "bases", "started", "seconds", "due",
+        "log", "steps", "notes", "warnings", "removed", "error"]  # fmt: skip
+
+
+def test_the_keys_of_the_document_are_a_contract() -> None:
+    found = json.loads(json.dumps(document([WHOLE, outcome()], 1)))
+    assert list(found) == ["version", "exit_code", "projects"]
+    assert (found["version"], found["exit_code"]) == (1, 1)
+    for one in found["projects"]:
+        assert list(one) == KEYS
+    assert list(found["projects"][0]["reasons"][0]) == ["kind", "detail"]
+    assert list(found["projects"][0]["error"]) == ["message", "detail", "hint"]
+
+
+def test_the_values_of_the_document() -> None:
+    one = outcome(
+        "updated", reasons=REASONS[:1], bases=("docker.io/library/x:1",), started=1_700_000_000,
+        seconds=1.23456, due=1_700_086_400, log="/l", steps=("a",), notes=("n",), warnings=("w",),
+        services=[{"name": "web"}],
+    )  # fmt: skip
+    assert document([one], 0)["projects"] == [
+        {
+            "name": "site",
+            "path": "/srv/site",
+            "outcome": "updated",
+            "reasons": [{"kind": "expired", "detail": "last updated 1 d ago"}],
+            "services": [{"name": "web"}],
+            "bases": ["docker.io/library/x:1"],
+            "started": "2023-11-14T22:13:20.000Z",
+            "seconds": 1.235,
+            "due": "2023-11-15T22:13:20.000Z",
+            "log": "/l",
+            "steps": ["a"],
+            "notes": ["n"],
+            "warnings": ["w"],
+            "removed": [],
+            "error": None,
+        }
+    ]
+
+
+def test_what_is_absent_is_null() -> None:
+    (one,) = document([outcome()], 0)["projects"]
+    assert (one["due"], one["log"], one["error"]) == (None, None, None)
