@@ -113,7 +113,12 @@ def _parse(path: str, look: list[Any], state: str) -> ConfigFile:
 
 
 def _absolute(entry: str, config_path: str) -> str:
-    return os.path.normpath(os.path.join(os.path.dirname(config_path), os.path.expanduser(entry)))
+    folder = os.path.dirname(config_path)
+    whole = os.path.normpath(os.path.join(folder, os.path.expanduser(entry)))
+    if ":" not in entry or os.path.exists(whole):
+        return whole
+    parts = (os.path.join(folder, os.path.expanduser(part)) for part in entry.split(":") if part)
+    return ":".join(map(os.path.normpath, parts))
 
 
 def _write_cache(config: ConfigFile, look: list[Any], state: str) -> None:

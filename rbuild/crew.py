@@ -81,7 +81,8 @@ def _guarded(project: Project, run: Run, means: Means, remove_images: bool) -> O
     try:
         return (remove if remove_images else refresh)(project, run, means)
     except Exception:
-        path = os.path.join(run.store.root, f"crash-{stamp(run.started).replace(':', '')}.txt")
+        when = stamp(run.started).replace(":", "")
+        path = os.path.join(run.store.root, f"crash-{when}-{os.path.basename(project.home)}.txt")
         trace = traceback.format_exc()
         try:
             write_private(path, trace)

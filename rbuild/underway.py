@@ -175,7 +175,10 @@ def _services(loaded: Loaded, made: Plan, work: Work) -> dict[str, dict[str, Any
             "reference": service.image,
             "image": own[0].image if own else "",
             "scale": service.scale,
-            "ended": max(ended) if ended and len(ended) == len(own) else None,
+            # What a person stopped has not ended by itself.
+            "ended": max(ended)
+            if ended and len(ended) == len(own) and name not in made.left
+            else None,
             "state": _state(own),
         }
     return found
