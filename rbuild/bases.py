@@ -49,7 +49,8 @@ def find(
     # What is left alone is still made here: it must not be pulled.
     makers: dict[str, list[str]] = {}
     for service in buildable.values():
-        makers.setdefault(qualified(service.image), []).append(service.name)
+        for name in (service.image, *service.tags):
+            makers.setdefault(qualified(name), []).append(service.name)
     wanted: dict[str, Service] = {}
     for name, service in buildable.items():
         # Services that share an image and its build would build it twice, the last one winning.

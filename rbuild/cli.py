@@ -264,7 +264,9 @@ def _prepare(given: Mapping[str, Any], flags: Mapping[str, Given]) -> tuple[Run,
     """What holds for the run, and the arguments that name its projects."""
     environ = dict(os.environ)
     root = os.path.normpath(os.path.join(_cwd(), given["state_dir"] or default_root(environ)))
-    config = configfile.read(given["config"] or "", environ, root)
+    # `status` and a dry run change nothing, not even a cache.
+    updates = "dry_run" in given and not given["dry_run"]
+    config = configfile.read(given["config"] or "", environ, root, remember=updates)
     run = Run(
         started=time.time(),
         environ=environ,
@@ -292,7 +294,11 @@ def _arguments(
                     f"--{flag.replace('_', '-')} on all projects of {config.path} needs --all",
                     hint="or name the project",
                 )
-        return configfile.expand(config)
+        found, empty = configfile.expand(config)
+        for pattern in empty:
+            # A disk that isn't mounted looks just like this.
+            click.echo(f"rbuild: warning: {config.path}: {pattern} matches nothing", err=True)
+        return found
     looked = config.path or ", ".join(configfile.places(environ))
     raise UsageError(
         f"no project: no compose file in {_cwd()}, no `projects:` in {looked}",
@@ -314,6 +320,7 @@ def _update(given: dict[str, Any]) -> int:
     report = _Report(given)
     unsure: list[Project] = []
     seen: set[str] = set()
+    told: set[tuple[str, str]] = set()
     cwd = _cwd()
     for argument in arguments:
         try:
@@ -326,7 +333,10 @@ def _update(given: dict[str, Any]) -> int:
         seen.add(project.spelling)
         fresh = None if given["remove_images"] else glance(project, run)
         if fresh:
-            report.add(fresh)
+            # Two spellings of one project are one project.
+            if (project.home, fresh.name) not in told:
+                report.add(fresh)
+            told.add((project.home, fresh.name))
         else:
             unsure.append(project)
     if unsure:
@@ -375,7 +385,8 @@ class _Report:
             else:
                 text = f"{self._steps.get(name, '')} | {text}"
             width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-            line = f"{name}: {text}".replace("\t", " ")[: width - 1]
+            # Builds write escape sequences of their own.
+            line = "".join(c for c in f"{name}: {text}" if c.isprintable())[: width - 1]
             click.echo(f"\r\033[K{line}", nl=False, err=True)
 
     def close(self) -> int:

@@ -34,10 +34,13 @@ def places(environ: Mapping[str, str]) -> tuple[str, ...]:
     return (os.path.join(home, "rbuild", "rbuild.yml"), "/etc/rbuild/rbuild.yml")
 
 
-def read(explicit: str, environ: Mapping[str, str], state: str) -> ConfigFile:
+def read(
+    explicit: str, environ: Mapping[str, str], state: str, *, remember: bool = True
+) -> ConfigFile:
     """The configuration file; `explicit` is the one that was asked for, empty to look for one.
 
-    `state` is the state folder. Raises UsageError for a file that is missing or wrong.
+    `state` is the state folder; nothing is written there unless it may `remember`. Raises
+    UsageError for a file that is missing or wrong.
     """
     for path in (os.path.abspath(explicit),) if explicit else places(environ):
         try:
@@ -47,23 +50,32 @@ def read(explicit: str, environ: Mapping[str, str], state: str) -> ConfigFile:
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}") from None
         look = [_FORMAT, path, info.st_size, info.st_mtime_ns, info.st_ino]
-        return _cached(look, state) or _parse(path, look, state)
+        found = _cached(look, state)
+        if found is None:
+            found = _parse(path)
+            if remember:
+                _write_cache(found, look, state)
+        return found
     if explicit:
         raise UsageError(f"{explicit}: no such configuration file")
     return ConfigFile("", (), {})
 
 
-def expand(config: ConfigFile) -> list[str]:
-    """The projects that a configuration file lists, globs resolved; a plain path as it is."""
+def expand(config: ConfigFile) -> tuple[list[str], list[str]]:
+    """The projects that a configuration file lists, and the globs that match nothing."""
     import glob
 
     found: dict[str, None] = {}
+    empty = []
     for entry in config.projects:
         if os.path.exists(entry) or not glob.has_magic(entry):
             found[entry] = None
-        else:
-            found.update(dict.fromkeys(sorted(glob.glob(entry, recursive=True))))
-    return list(found)
+            continue
+        matches = sorted(glob.glob(entry, recursive=True))
+        found.update(dict.fromkeys(matches))
+        if not matches:
+            empty.append(entry)
+    return list(found), empty
 
 
 def _cached(look: list[Any], state: str) -> ConfigFile | None:
@@ -79,7 +91,7 @@ def _cached(look: list[Any], state: str) -> ConfigFile | None:
         return None
 
 
-def _parse(path: str, look: list[Any], state: str) -> ConfigFile:
+def _parse(path: str) -> ConfigFile:
     from rbuild import yamlfile
 
     try:
@@ -103,13 +115,11 @@ def _parse(path: str, look: list[Any], state: str) -> ConfigFile:
     defaults = data.get("defaults")
     keys = defaults if isinstance(defaults, dict) else {}
     lines = {key: document.line("defaults", key) for key in keys}
-    config = ConfigFile(
+    return ConfigFile(
         path,
         tuple(_absolute(one, path) for one in projects if isinstance(one, str)),
         from_mapping(defaults, path, lines, UsageError),
     )
-    _write_cache(config, look, state)
-    return config
 
 
 def _absolute(entry: str, config_path: str) -> str:

@@ -13,6 +13,7 @@ from rbuild.settings import BY_NAME, unknown_key
 
 _PART = re.compile(r"([0-9.]+)(h|ms|us|µs|ns|m|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+STOP_GRACE = 10.0  # what the engine gives where nothing is said
 SERVICE_KEYS = ("update", "one-shot")
 
 
@@ -37,6 +38,13 @@ class Service:
     one_shot: bool = False
     """Somebody says or awaits that it ends with 0."""
     ports: tuple[Port, ...] = ()
+    stop_grace: float = STOP_GRACE
+    """Seconds that its containers get to stop."""
+    tags: tuple[str, ...] = ()
+    """Further names that its build gives the image."""
+    has_image: bool = True
+    """False for what a provider runs (Compose 2.36), which is no container."""
+    environment: Mapping[str, str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,8 @@ class Configuration:
     @property
     def built_images(self) -> frozenset[str]:
         """Names of the images that services of this project build."""
-        return frozenset(one.image for one in self.services.values() if one.build)
+        built = [one for one in self.services.values() if one.build]
+        return frozenset(name for one in built for name in (one.image, *one.tags))
 
 
 def parse(
@@ -87,7 +96,9 @@ def seconds(text: object) -> float:
 def longest_wait(
     configuration: Configuration, images: Mapping[str, Healthcheck | None]
 ) -> tuple[float, str]:
-    """Seconds that healthchecks may take along the longest chain of `depends_on`, and its end.
+    """Seconds that stopping and healthchecks may take along the longest chain of `depends_on`.
+
+    With it comes the chain's end.
 
     `images` has the healthcheck of each service's image. What neither declares is the
     engine's default: interval and timeout 30 s, 3 retries (Dockerfile reference, HEALTHCHECK).
@@ -112,13 +123,13 @@ def longest_wait(
 def _patience(service: Service, image: Healthcheck | None) -> float:
     own = service.healthcheck
     if service.healthcheck_disabled or (own is None and image is None):
-        return 0.0
+        return service.stop_grace
     own, image = own or Healthcheck(), image or Healthcheck()
     start_period = own.start_period or image.start_period
     interval = own.interval or image.interval or 30.0
     timeout = own.timeout or image.timeout or 30.0
     retries = own.retries or image.retries or 3
-    return start_period + retries * (interval + timeout)
+    return service.stop_grace + start_period + retries * (interval + timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +173,10 @@ def _service(
         healthcheck_disabled=disabled,
         manual=own.get("update") == "manual",
         one_shot=bool(own.get("one-shot")) or awaited,
+        stop_grace=seconds(data.get("stop_grace_period")) or STOP_GRACE,
+        tags=tuple((data.get("build") or {}).get("tags") or ()),
+        has_image="provider" not in data,
+        environment=data.get("environment"),
         ports=tuple(
             Port(int(one["published"]), one.get("host_ip", ""), one.get("protocol", "tcp"))
             for one in data.get("ports") or ()

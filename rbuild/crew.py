@@ -6,7 +6,7 @@ import os
 import threading
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Protocol
 
 from rbuild.engine import Engine
@@ -65,7 +65,12 @@ def work(
     for project in projects:
         groups.setdefault(project.home, []).append(project)
     with ThreadPoolExecutor(max_workers=min(jobs, len(groups))) as pool:
-        for done in [pool.submit(together, group) for group in groups.values()]:
+        working = [pool.submit(together, group) for group in groups.values()]
+        # A signal may reach a worker's thread while it starts a command (it blocks signals for
+        # that); then nothing wakes this one, the only one that runs Python's handlers.
+        while wait(working, timeout=0.2).not_done:
+            pass
+        for done in working:
             done.result()
 
 

@@ -65,6 +65,10 @@ class Container:
     restart_policy: str = "no"
     config_files: tuple[str, ...] = ()
     working_dir: str = ""
+    config_hash: str = ""
+    """Compose's, of the service's configuration."""
+    environment: tuple[str, ...] = ()
+    """`NAME=value` of each variable; may hold secrets."""
     oneoff: bool = False
     """Made by `docker compose run`."""
     replaces: str = ""
@@ -119,6 +123,9 @@ class Engine(Protocol):
 
     def all_services(self, target: Target) -> frozenset[str]:
         """The names of all services, those of inactive profiles too."""
+
+    def hashes(self, target: Target) -> dict[str, str]:
+        """Compose's hash of each service's configuration, as its containers are labelled."""
 
     def containers(self, project: str) -> list[Container]:
         """All containers that Compose labels as this project's, in every state."""

@@ -57,6 +57,12 @@ class NotInRegistry(PullError):
 class UpError(EngineError):
     """`up` failed or did not end in time; containers may have been touched."""
 
+    def __init__(
+        self, message: str, *, hint: str = "", detail: str = "", timed_out: bool = False
+    ) -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.timed_out = timed_out
+
 
 class GateError(RbuildError):
     """Services came up and were not judged healthy."""

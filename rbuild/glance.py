@@ -40,13 +40,14 @@ def glance(project: Project, run: Run) -> Outcome | None:
         try:
             known = record.read(folder)
         except RbuildError:
-            return None
+            continue
         view = known.views.get(project.spelling) if known else None
         if known is None or view is None:
             continue
         decision = _decide(known, view, run)
         if decision is None or decision.stale:
-            return None
+            # A project that was renamed has left a record behind.
+            continue
         return Outcome(known.name, project.path, "fresh", due=decision.due, started=run.started)
     return None
 

@@ -19,7 +19,7 @@ RECENT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a service must come to. `restarts` has its containers' counts before the update."""
+    """What a service must come to."""
 
     service: str
     count: int = 1
@@ -96,7 +96,7 @@ def was_failing(containers: Iterable[Container], now: float) -> bool:
     """Whether containers are in trouble, before an update; `now` is on the engine's clock."""
     return any(
         one.health == "unhealthy"
-        or one.state in ("restarting", "dead")
+        or one.state in ("created", "restarting", "dead")
         # Between two crashes it runs for a while.
         or (one.state == "running" and one.restarts and now - one.started < RECENT)
         or (one.state == "exited" and one.exit_code != 0 and not stopped_by_hand(one))
@@ -119,7 +119,9 @@ def _look(
     """One container: `well`, `pending` or `failed`, and why."""
     state, restarts = container.state, container.restarts - before
     if restarts >= MOST_RESTARTS:
-        return "failed", f"restarted {restarts} times, last exit code {container.exit_code}"
+        # One that runs again has no exit code.
+        last = "" if state == "running" else f", last exit code {container.exit_code}"
+        return "failed", f"restarted {restarts} times{last}"
     if state in ("created", "restarting", "removing"):
         return "pending", _with_error(f"is {state}", container)
     if state in ("dead", "paused"):

@@ -87,6 +87,8 @@ class Up:
     options: tuple[str, ...]
     leftovers: tuple[Container, ...] = ()
     """What an interrupted recreate left behind: the next `up` would stumble over it."""
+    failing: tuple[str, ...] = ()
+    """Services that are failing already."""
 
     def __str__(self) -> str:
         return f"bring up {', '.join(self.services)}"
@@ -118,11 +120,13 @@ class Plan:
     bases: tuple[str, ...]
     """External images that the builds rest on, fully qualified."""
     left: Mapping[str, str]
-    """Services that are left as they are: `manual` or `stopped`."""
+    """Services that are left as they are: `manual`, `paused` or `stopped`."""
     scales: Mapping[str, int]
     """Scales set by hand."""
     local: tuple[str, ...] = ()
     """IDs of images that never came from a registry."""
+    made: tuple[str, ...] = ()
+    """IDs of the images that the names of what is built mean now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,8 @@ class Observed:
     """Qualified names of the images that other recorded projects build."""
     all_services: frozenset[str] | None = None
     """Names of all services, inactive ones too, where that was worth asking."""
+    left_stand: bool = False
+    """Whether a plain `up` would leave alone, by itself, the services that are to be left."""
 
 
 def leave_alone(
@@ -147,8 +153,8 @@ def leave_alone(
     """Services whose containers an update must not touch, and why.
 
     `manual` ones, as soon as there is a container to leave (one that was taken down comes up
-    again, from the image that is here), and `stopped` ones: found stopped by hand now, or in
-    `stopped_before`, which an interrupted update had found. `torn`: that update may have
+    again, from the image that is here), `paused` ones, and `stopped` ones: found stopped by hand
+    now, or in `stopped_before`, which an interrupted update had found. `torn`: that update may have
     stopped containers itself, so what is stopped now tells nothing.
     """
     left = {}
@@ -156,6 +162,8 @@ def leave_alone(
         own = [one for one in containers if one.service == service.name and not one.oneoff]
         if service.manual and own:
             left[service.name] = "manual"
+        elif own and all(one.state == "paused" for one in own):
+            left[service.name] = "paused"
         elif (own and not torn and all(map(stopped_by_hand, own))) or (
             service.name in stopped_before and not any(one.state in HOLDING for one in own)
         ):
@@ -172,6 +180,35 @@ def leave_unbuilt(
         for one in configuration.services.values()
         if one.manual and (one.name in left or one.image in images)
     ]
+
+
+def stand_as_they_are(
+    configuration: Configuration,
+    left: Collection[str],
+    containers: Sequence[Container],
+    images: Mapping[str, Image],
+    hashes: Mapping[str, str],
+) -> bool:
+    """Whether a plain `up` would leave these services alone by itself.
+
+    `hashes` are Compose's of each service's configuration; it leaves out what env files say, so
+    the containers' environment is compared as well.
+    """
+    for name in left:
+        service = configuration.services[name]
+        image = images.get(service.image)
+        wanted = {f"{key}={value}" for key, value in (service.environment or {}).items()
+                  if value is not None}  # fmt: skip
+        for one in containers:
+            if one.service == name and not one.oneoff and not (
+                one.state == "running"
+                and one.config_hash == hashes.get(name)
+                and image is not None
+                and one.image == image.id
+                and wanted <= set(one.environment)
+            ):  # fmt: skip
+                return False
+    return True
 
 
 def make(
@@ -218,20 +255,38 @@ def make(
 
     by_hand = _scales(configuration, containers, scales_before, scales_interrupted)
     moving = {n: one for n, one in configuration.services.items() if n not in left}
+    renewed = {qualified(one.reference) for one in pulls}
+    for name in (one for group in bases.order for one in group):
+        service = configuration.services[name]
+        renewed.update(map(qualified, (service.image, *service.tags)))
+    apart = bool(left) and not (
+        observed.left_stand
+        and renewed.isdisjoint(qualified(configuration.services[one].image) for one in left)
+    )
+    # What is made of nothing, or of no image, is Compose's own business.
+    wanted = [
+        one for one in moving.values() if one.has_image and by_hand.get(one.name, one.scale) > 0
+    ]
     if moving:
-        options = [f"--scale={name}={count}" for name, count in by_hand.items() if name in moving]
+        options = [
+            f"--scale={name}={count}"
+            for name, count in by_hand.items()
+            if name in moving or not apart
+        ]
         options += _orphan_options(containers, configuration, observed, compose_files, notes)
-        if left:
+        if apart:
+            # Only where it must be: Compose 2.26 hashes dependencies into what it makes, and
+            # would make it again at the next plain `up`.
             options += ["--no-deps", *moving]
-        free = _free(moving.values(), containers)
+        free = _free(wanted, containers)
         if free.ports:
             # First of all: nobody should wait for a build that leads nowhere.
             steps.insert(0, free)
-        steps.append(Require(tuple((one.name, one.image) for one in moving.values())))
+        steps.append(Require(tuple((one.name, one.image) for one in wanted)))
         leftovers = tuple(one for one in containers if one.replaces)
-        steps.append(Up(tuple(moving), tuple(options), leftovers))
+        steps.append(Up(tuple(moving), tuple(options), leftovers, tuple(failing)))
         expectations = tuple(
-            _expectation(one, by_hand, ended_before, one.name in failing) for one in moving.values()
+            _expectation(one, by_hand, ended_before, one.name in failing) for one in wanted
         )
         steps.append(Gate(expectations, {one.id: one.restarts for one in containers}))
     return Plan(
@@ -241,6 +296,9 @@ def make(
         left=left,
         scales=by_hand,
         local=tuple(sorted({one.id for one in observed.images.values() if one.pulled is False})),
+        made=tuple(
+            one.id for name, one in observed.images.items() if name in configuration.built_images
+        ),
     )
 
 
@@ -267,14 +325,22 @@ def _keep(
     for one in sorted(containers, key=lambda one: (one.state not in HOLDING, one.started)):
         if one.service in configuration.services and not one.replaces:
             running.setdefault(one.service, one.image)
+    in_use = {one.image for one in containers}
+
+    def before(name: str) -> str:
+        """What a name meant before an interrupted update, unless a person brought up the new."""
+        now = images[name].id
+        return now if now in in_use else names_before.get(name) or now
+
     return Keep(
         images=tuple(
             (image, kept(configuration.name, service, stamp)) for service, image in running.items()
         ),
         names=tuple(
-            (one.image, names_before.get(one.image) or images[one.image].id)
+            (name, before(name))
             for one in configuration.services.values()
-            if one.image in images
+            for name in (one.image, *one.tags)
+            if name in images
         ),
     )
 
@@ -302,7 +368,9 @@ def _pulls(
     for need in bases.needs:
         want(need.reference, need.platform, f"base of {', '.join(need.services)}")
     for service in configuration.services.values():
-        if service.build or left.get(service.name) == "manual":
+        if service.build or not service.has_image or left.get(service.name) == "manual":
+            continue
+        if not service.scale:
             continue
         if _wants_pull(service, service.image in observed.images):
             want(service.image, service.platform, IMAGE)

@@ -76,7 +76,9 @@ def locate(argument: str, cwd: str) -> Project:
 
 def has_compose_file(folder: str, environ: Mapping[str, str]) -> bool:
     """Whether `docker compose` run inside `folder` finds files without looking in its parents."""
-    if environ.get("COMPOSE_FILE"):
+    separator = environ.get("COMPOSE_PATH_SEPARATOR") or ":"
+    chosen = environ.get("COMPOSE_FILE", "").split(separator)[0]
+    if chosen and os.path.exists(os.path.join(folder, chosen)):
         return True
     if any(os.path.exists(os.path.join(folder, name)) for name in DEFAULT_FILES):
         return True

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from rbuild.engine import Engine, Image
 from rbuild.errors import EngineError
-from rbuild.reference import generations, pattern
+from rbuild.reference import generations, pattern, qualified
 
 
 def expired(tags: Iterable[str], project: str, keep: int) -> list[str]:
@@ -20,35 +20,52 @@ def unused(images: Iterable[Image], used: Collection[str]) -> list[str]:
     return [one.id for one in images if not one.tags and one.id not in used]
 
 
-def tidy(engine: Engine, project: str, keep: int, superseded: Sequence[str]) -> list[str]:
+def tidy(engine: Engine, project: str, keep: int, tracked: Sequence[str]) -> list[str]:
     """Remove what earlier updates of this project left: generations, nameless images.
 
-    `superseded` are IDs that our pulls replaced; those still in use are given back, for the
-    next time.
+    `tracked` are IDs of images that our builds made and our pulls replaced; those that are
+    still there afterwards are given back, for the next time.
     """
     own = engine.list_images(reference=pattern(project))
     for tag in expired((tag for image in own for tag in image.tags), project, keep):
         engine.remove_image(tag)
     # By ID, and asked for anew: untagging may have removed some and bared others.
-    pulled = engine.images(superseded) if superseded else {}
-    built = engine.list_images(label=f"com.docker.compose.project={project}", dangling=True)
-    used = engine.used_images() if built or pulled else frozenset()
-    for image in unused([*built, *pulled.values()], used):
+    known = engine.images(tracked) if tracked else {}
+    label = f"com.docker.compose.project={project}"
+    # Labels are handed down: one that bears ours and that we don't know is built upon it by
+    # somebody else.
+    built = [
+        one
+        for one in engine.list_images(label=label, dangling=True)
+        if "rbuild.project" not in (one.labels or {})
+    ]
+    used = engine.used_images() if built or known else frozenset()
+    for image in dict.fromkeys(unused([*built, *known.values()], used)):
         engine.remove_image(image)
-    return [one.id for one in pulled.values() if one.tags or one.id in used]
+    return [one.id for one in known.values() if one.tags or one.id in used]
 
 
-def removable(engine: Engine, project: str) -> list[str]:
-    """Names (or IDs) of the images that rbuild built for a project and no container uses."""
+def removable(
+    engine: Engine, project: str, builds: Collection[str], tracked: Collection[str]
+) -> list[str]:
+    """Names (or IDs) of the images that rbuild built for a project and no container uses.
+
+    `builds` are the qualified names that the project gives what it builds, `tracked` the IDs
+    that its record knows. Other names stay, whatever labels their images have come by.
+    """
     built = engine.list_images(label=f"rbuild.project={project}")
     kept = engine.list_images(reference=pattern(project))
     used = engine.used_images()
     found: dict[str, None] = {}
-    for image in (*built, *kept):
+    for image in built:
         if image.id not in used:
-            ours = (image.labels or {}).get("rbuild.project") == project
-            own_tags = [tag for tags in generations(image.tags, project).values() for tag in tags]
-            found.update(dict.fromkeys((image.tags or (image.id,)) if ours else own_tags))
+            found.update((tag, None) for tag in image.tags if qualified(tag) in builds)
+            if not image.tags and image.id in tracked:
+                found[image.id] = None
+    for image in kept:
+        if image.id not in used:
+            own = generations(image.tags, project).values()
+            found.update((tag, None) for tags in own for tag in tags)
     return list(found)
 
 

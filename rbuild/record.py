@@ -54,7 +54,7 @@ class Record:
     local: list[str] = field(default_factory=list)
     """IDs of images in use that never came from a registry, where the engine can't tell."""
     superseded: list[str] = field(default_factory=list)
-    """IDs of images that our pulls replaced and that were still in use."""
+    """IDs of images that our builds made and our pulls replaced, as long as they are there."""
     underway: dict[str, Any] | None = None
     """Set while an update is at work: since, step, and what a person had set by hand."""
 
@@ -247,7 +247,7 @@ def _check(record: Record) -> None:
     if not all(type(one) is int for one in numbers):
         raise TypeError("services")
     texts = [underway.get("generation", ""), *underway.get("stopped", [])]
-    texts += underway.get("failing", [])
+    texts += [*underway.get("failing", []), *underway.get("superseded", [])]
     texts += underway.get("names", {}).values()
     if not all(type(one) is str for one in texts):
         raise TypeError("underway")

@@ -30,6 +30,9 @@ from rbuild.underway import (
     made_elsewhere,
     make_room_for_log,
     new_log,
+    real_files,
+    tracked,
+    tracked_before,
     updated,
     write_labels,
 )
@@ -63,7 +66,8 @@ def refresh(project: Project, run: Run, means: Means) -> Outcome | None:
             worked = _pass(project, run, means, outcome, held)
     except RbuildError as error:
         outcome.error = error
-        outcome.outcome = "deferred" if isinstance(error, Busy) else "failed"
+        if outcome.outcome != "updated":
+            outcome.outcome = "deferred" if isinstance(error, Busy) else "failed"
         if outcome.reasons and not outcome.touched:
             outcome.standing = "no container was touched"
             if outcome.steps or not isinstance(error, EngineError):
@@ -121,6 +125,7 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
             stop=means.stop,
             tell=lambda text: means.tell(name, text, True),
             engine_here=info.here,
+            made=list(made.made),
         )
         _update(loaded, known, made, work, run, means, log, outcome)
     finally:
@@ -134,7 +139,9 @@ def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: 
     services = configuration.services
     interrupted = (known.underway if known else None) or {}
     containers = engine.containers(configuration.name)
-    images = engine.images([one.image for one in services.values()])
+    images = engine.images(
+        [name for one in services.values() if one.has_image for name in (one.image, *one.tags)]
+    )
     torn = bool(interrupted.get("touched"))
     left = plan.leave_alone(configuration, containers, interrupted.get("stopped") or (), torn)
     unbuilt = plan.leave_unbuilt(configuration, left, images)
@@ -153,8 +160,12 @@ def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: 
         plan.Observed(
             containers,
             images,
-            made_elsewhere(run.store, loaded.folder),
+            made_elsewhere(run.store, loaded.folder, real_files(loaded)),
             engine.all_services(loaded.target) if strange else None,
+            bool(left)
+            and plan.stand_as_they_are(
+                configuration, left, containers, images, engine.hashes(loaded.target)
+            ),
         ),
         left=left,
         stamp=kept_as(known, run.started),
@@ -190,7 +201,7 @@ def _update(
     underway = Underway(loaded, known, made, run.started)
     try:
         for step in made.steps:
-            underway.enter(step, certain=not work.touched)
+            underway.enter(step, certain=not work.touched, tracked=tracked(work))
             work.tell(str(step))
             log.line(f"== {step}")
             steps.run(step, work)
@@ -205,7 +216,7 @@ def _update(
             if not isinstance(error, Interrupted):
                 underway.leave()
         elif not isinstance(error, Interrupted):
-            _drop_failed(work, name)
+            _drop_failed(work, known, name)
         underway.note_failure(error, log.path)
         raise
 
@@ -229,6 +240,7 @@ def _update(
         _prune(after, work, name)
         record.write(loaded.folder, after)
     except Interrupted:
+        outcome.standing = "the update is done; only cleaning up was cut short"
         raise
     except RbuildError as error:
         work.warnings.append(f"updated, but not all is cleaned up: {error.message}")
@@ -253,21 +265,22 @@ def _put_back(
             if isinstance(step, plan.Keep):
                 problems += steps.put_back(step, work.kept, engine)
         # Half of a failed build is left over each time, until the disk is full.
-        used = prune.tidy(engine, name, max(1, work.settings.keep_images), work.superseded)
+        tracked_ids = [*tracked_before(known), *tracked(work), *work.pulled]
+        there = prune.tidy(engine, name, max(1, work.settings.keep_images), tracked_ids)
         if known is not None:
-            # What was pulled may have lost its name again, and the next try may want it.
-            here = engine.images([*used, *work.pulled]).values()
-            nameless = [one.id for one in here if not one.tags]
-            known.superseded = list(dict.fromkeys([*known.superseded, *nameless]))
+            # What lost its name again goes once it is unused; the rest is as it was before.
+            here = engine.images([one for one in there if one not in known.superseded]).values()
+            known.superseded += [one.id for one in here if not one.tags]
     except RbuildError as error:
         problems.append(error.message)
     return [f"not put back: {problem}" for problem in problems]
 
 
-def _drop_failed(work: steps.Work, name: str) -> None:
+def _drop_failed(work: steps.Work, known: Record | None, name: str) -> None:
     """Each try builds anew: what an earlier one left must not fill the disk."""
     try:
-        prune.tidy(work.engine, name, max(1, work.settings.keep_images), ())
+        tracked_ids = [*tracked_before(known), *tracked(work)]
+        prune.tidy(work.engine, name, max(1, work.settings.keep_images), tracked_ids)
     except RbuildError as error:
         work.warnings.append(f"not all is cleaned up: {error.message}")
 

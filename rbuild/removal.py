@@ -10,6 +10,7 @@ from rbuild.glance import Run
 from rbuild.loading import load
 from rbuild.lock import hold
 from rbuild.project import Project
+from rbuild.reference import qualified
 from rbuild.refresh import Means
 from rbuild.report import Outcome
 
@@ -26,7 +27,11 @@ def remove(project: Project, run: Run, means: Means) -> Outcome | None:
             if not means.claim(loaded.folder):
                 return None
             engine.check()
-            found = prune.removable(engine, outcome.name)
+            known = loaded.record
+            builds = {*map(qualified, loaded.configuration.built_images)}
+            builds |= set(known.builds if known else ())
+            tracked = known.superseded if known else ()
+            found = prune.removable(engine, outcome.name, builds, tracked)
             if run.dry_run:
                 outcome.outcome = "planned"
                 outcome.steps = tuple(f"remove {image}" for image in found)

@@ -114,6 +114,8 @@ def _project(one: Outcome) -> dict[str, Any]:
         "notes": list(one.notes),
         "warnings": list(one.warnings),
         "removed": list(one.removed),
+        "touched": one.touched,
+        "standing": one.standing or None,
         "error": error and {"message": error.message, "detail": error.detail, "hint": error.hint},
     }
 
@@ -134,4 +136,4 @@ def _services(one: Outcome) -> str:
     return ", ".join(names) + " " if names else ""
 
 
-LEFT = ("manual", "stopped")
+LEFT = ("manual", "paused", "stopped")

@@ -50,8 +50,8 @@ def gather(arguments: Sequence[str], run: Run, cwd: str) -> list[Standing]:
                 standing.containers = engine.containers(standing.name)
             except RbuildError as error:
                 standing.problem = error
-        key = standing.name + "\n" + (standing.record.home if standing.record else argument)
-        found.setdefault(key, standing)
+        home = standing.record.home if standing.record else argument
+        found.setdefault(f"{standing.name}\n{home}", standing)
     return list(found.values())
 
 
@@ -124,10 +124,7 @@ def _project(one: Standing) -> dict[str, Any]:
 def _stand(project: Project, run: Run) -> Standing:
     """How a project stands by its record alone."""
     standing = Standing(os.path.basename(project.target.folder), project.path)
-    for folder in run.store.folders(project.home):
-        known = record.read(folder)
-        if known is None:
-            continue
+    for folder, known in _records(project, run):
         view = known.views.get(project.spelling) or next(iter(known.views.values()), None)
         settings = run.settings(from_json(view["settings"]) if view else {})
         changed = fingerprint.differences(view, run.environ, known.key) if view else []
@@ -139,7 +136,13 @@ def _stand(project: Project, run: Run) -> Standing:
             path=project.path,
             record=known,
             settings=settings,
-            reasons=decision.reasons,
+            reasons=tuple(
+                # At a glance: a touched file or a new comment looks the same.
+                Reason(kind, f"{detail}: looks changed, the next run will check")
+                if kind == "changed"
+                else Reason(kind, detail)
+                for kind, detail in decision.reasons
+            ),
             due=decision.due,
             failure=_failure(folder),
         )
@@ -149,6 +152,15 @@ def _stand(project: Project, run: Run) -> Standing:
         None, (), build_period=0, forced=False, now=time.time()
     ).reasons
     return standing
+
+
+def _records(project: Project, run: Run) -> list[tuple[str, Record]]:
+    """The one record that knows this spelling, the newest first; else the folder's only one."""
+    found = [(folder, record.read(folder)) for folder in run.store.folders(project.home)]
+    records = [(folder, known) for folder, known in found if known]
+    fitting = [one for one in records if project.spelling in one[1].views]
+    fitting.sort(key=lambda one: one[1].built_at, reverse=True)
+    return fitting or (records if len(records) == 1 else [])
 
 
 def _failure(folder: str) -> dict[str, str] | None:

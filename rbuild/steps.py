@@ -46,6 +46,8 @@ class Work:
     """IDs of the images that our pulls replaced."""
     pulled: list[str] = field(default_factory=list)
     """IDs of the images that replaced them."""
+    made: list[str] = field(default_factory=list)
+    """IDs of the images that this project's builds have made, before and now."""
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     touched: bool = False
@@ -53,7 +55,6 @@ class Work:
     deadline: float = 0.0
     """Of up and gate together, on the monotonic clock."""
     limit: float = 0.0
-    ended: tuple[str, ...] = ()
     containers: list[Container] = field(default_factory=list)
 
 
@@ -67,13 +68,7 @@ def run(step: Step, work: Work) -> None:
         case Pull():
             _pull(step, work)
         case Build():
-            work.engine.build(
-                work.target,
-                work.overlay,
-                step.services,
-                pull=step.pull,
-                timeout=work.settings.build_timeout,
-            )
+            _build(step, work)
         case Require():
             _require(step, work)
         case Up():
@@ -90,8 +85,11 @@ def put_back(keep: Keep, tags: Sequence[str], engine: Engine) -> list[str]:
     """
     problems = []
     now = engine.images([name for name, _ in keep.names]) if keep.names else {}
+    moved = [name for name, image in keep.names if name not in now or now[name].id != image]
+    # No container of ours runs what is new; another project's may, and counts on the name.
+    used = engine.used_images() if moved else frozenset()
     for name, image in keep.names:
-        if name not in now or now[name].id != image:
+        if name in moved and (name not in now or now[name].id not in used):
             try:
                 engine.tag(image, name)
             except EngineError as error:
@@ -167,6 +165,21 @@ def _pull(step: Pull, work: Work) -> None:
         work.pulled.append(new.id)
 
 
+def _build(step: Build, work: Work) -> None:
+    names = [work.configuration.services[one].image for one in step.services]
+    try:
+        work.engine.build(
+            work.target,
+            work.overlay,
+            step.services,
+            pull=step.pull,
+            timeout=work.settings.build_timeout,
+        )
+    finally:
+        if not work.stop.signum:
+            work.made += [one.id for one in work.engine.images(names).values()]
+
+
 def _require(step: Require, work: Work) -> None:
     here = work.engine.images([image for _, image in step.images])
     for service, image in step.images:
@@ -180,22 +193,38 @@ def _require(step: Require, work: Work) -> None:
 def _up(step: Up, work: Work) -> None:
     work.limit = _time_limit(step, work)
     work.deadline = time.monotonic() + work.limit
+    before = work.engine.containers(work.configuration.name)
     work.touched = True
     _clear_leftovers(step, work)
-    options = list(step.options)
     try:
-        work.engine.up(work.target, options, timeout=work.limit)
+        work.engine.up(work.target, list(step.options), timeout=work.limit)
     except UpError as error:
         work.containers = work.engine.containers(work.configuration.name)
+        # Compose looks for networks, volumes and the like before it touches a container.
+        work.touched = bool(step.leftovers) or _lives(before) != _lives(work.containers)
         troubled = [
             Finding(one.service, _state_of(one), one)
             for one in work.containers
             if one.service in step.services
             and (one.health == "unhealthy" or (one.state == "exited" and one.exit_code))
         ]
+        if troubled and {one.service for one in troubled} <= set(step.failing):
+            # What waits for a service that has been failing all along; the gate will tell.
+            work.warnings.append(f"{error.message}: {_last_line(error.detail)}")
+            return
         parts = [error.detail, *(_evidence(one, work) for one in troubled)]
-        raise UpError(error.message, detail="\n".join(filter(None, parts)),
-                      hint=_what_runs(work.containers)) from None  # fmt: skip
+        hint = _what_runs(work.containers) if work.touched else ""
+        if error.timed_out and work.touched:
+            hint += "; what Compose had asked to stop may stop yet"
+        raise UpError(error.message, hint=hint, detail="\n".join(filter(None, parts))) from None
+
+
+def _lives(containers: list[Container]) -> set[tuple[str, str, float]]:
+    return {(one.id, one.state, one.started) for one in containers}
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]
 
 
 def _time_limit(step: Up, work: Work) -> float:
@@ -209,7 +238,7 @@ def _time_limit(step: Up, work: Work) -> float:
     checks = {one.name: images[one.image].healthcheck for one in services if one.image in images}
     wait, service = longest_wait(work.configuration, checks)
     if wait > given:
-        work.tell(f"time limit {wait:.0f} s, for the healthchecks up to {service}")
+        work.tell(f"time limit {wait:.0f} s, for what {service} and those it waits for may take")
     return max(given, least, wait)
 
 
@@ -244,7 +273,6 @@ def _gate(step: Gate, work: Work) -> None:
         if failed or (late and waiting):
             raise _gate_error(failed or waiting, late and not failed, work)
         if not verdict.pending or (late and not waiting):
-            work.ended = verdict.ended
             work.warnings += _still_failing(verdict)
             return
         time.sleep(POLL)

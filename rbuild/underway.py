@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rbuild import record
@@ -26,6 +27,7 @@ class Underway:
         self._loaded = loaded
         self._known = known
         self._started = started
+        self._earlier = tracked_before(known)
         self._note: dict[str, Any] = {
             "since": stamp(started),
             "generation": kept_as(known, started),
@@ -39,13 +41,14 @@ class Underway:
                         for one in step.expectations if one.was_failing],
         }  # fmt: skip
 
-    def enter(self, step: Step, *, certain: bool) -> None:
-        """Write down that `step` comes now.
+    def enter(self, step: Step, *, certain: bool, tracked: Sequence[str] = ()) -> None:
+        """Write down that `step` comes now, and the images that are ours to remove one day.
 
         `certain`: without that note, the step must not be taken (StateError). Once containers
         are touched, going on is safer than stopping, note or no note.
         """
         self._note["step"] = str(step)
+        self._note["superseded"] = list(dict.fromkeys([*self._earlier, *tracked]))
         self._note["touched"] |= isinstance(step, Up) or not certain
         interrupted = _blank(self._loaded) if self._known is None else self._known
         try:
@@ -92,19 +95,37 @@ def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, starte
         home=loaded.project.home,
         built=stamp(started),
         finished=stamp(time.time()),
-        files=[os.path.realpath(path) for path in loaded.inputs.main_files],
+        files=real_files(loaded),
         key=loaded.key,
         digests=dict(loaded.digests),
         provided=list(loaded.provided),
-        views=dict(known.views) if known and known.key == loaded.key else {},
+        # Another spelling may mean other files: it is fresh only if nothing differs.
+        views=dict(known.views) if known and known.digests == loaded.digests else {},
         services=_services(loaded, made, work),
         builds=sorted(map(qualified, loaded.configuration.built_images)),
         bases=list(made.bases),
         local=list(made.local),
-        superseded=list(dict.fromkeys([*(known.superseded if known else ()), *work.superseded])),
+        superseded=list(dict.fromkeys([*tracked_before(known), *tracked(work)])),
     )
     remember_view(after, loaded)
     return after
+
+
+def real_files(loaded: Loaded) -> list[str]:
+    """A project's compose files, links resolved."""
+    return [os.path.realpath(path) for path in loaded.inputs.main_files]
+
+
+def tracked_before(known: Record | None) -> list[str]:
+    """IDs of images that earlier runs, interrupted ones too, have made or replaced."""
+    if known is None:
+        return []
+    return [*known.superseded, *((known.underway or {}).get("superseded") or ())]
+
+
+def tracked(work: Work) -> list[str]:
+    """IDs of images that this run has made or replaced."""
+    return list(dict.fromkeys([*work.superseded, *work.made]))
 
 
 def kept_as(known: Record | None, started: float) -> str:
@@ -153,16 +174,21 @@ def make_room_for_log(path: str) -> None:
         raise record.unusable(folder, error) from None
 
 
-def made_elsewhere(store: Store, own: str) -> frozenset[str]:
-    """Qualified names of the images that the other recorded projects build."""
+def made_elsewhere(store: Store, own: str, files: Sequence[str]) -> frozenset[str]:
+    """Qualified names of the images that the other recorded projects build.
+
+    A project whose files are gone, or are the `files` of this one (it was renamed), builds none.
+    """
     names: set[str] = set()
     for folder in store.all():
-        if folder != own:
-            try:
-                known = record.read(folder)
-            except RbuildError:
-                continue
-            names.update(known.builds if known else ())
+        if folder == own:
+            continue
+        try:
+            known = record.read(folder)
+        except RbuildError:
+            continue
+        if known and known.files != files and any(map(os.path.exists, known.files)):
+            names.update(known.builds)
     return frozenset(names)
 
 

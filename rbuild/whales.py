@@ -51,7 +51,7 @@ class Whales:
         self._info: EngineInfo | None = None
         self._client = DockerClient()
         timeout = shutil.which("timeout")
-        limits = [timeout, "--kill-after=5", f"{QUERY_TIMEOUT:.0f}"] if timeout else []
+        limits = [timeout, "-k", "5", f"{QUERY_TIMEOUT:.0f}"] if timeout else []
         self._quick = DockerClient(client_call=[*limits, "docker"])
 
     def check(self) -> EngineInfo:
@@ -148,6 +148,15 @@ class Whales:
                               detail=result.tail)  # fmt: skip
         return frozenset(result.output.split())
 
+    def hashes(self, target: Target) -> dict[str, str]:
+        """See `engine.Engine.hashes`."""
+        result = self._query([*_compose(target), "config", "--hash", "*"], target=target)
+        if result.code:
+            raise EngineError(f"{target.folder}: Compose can't hash its services",
+                              detail=result.tail)  # fmt: skip
+        pairs = (line.split() for line in result.output.splitlines())
+        return {one[0]: one[1] for one in pairs if len(one) == 2}
+
     def containers(self, project: str) -> list[Container]:
         """See `engine.Engine.containers`."""
         wanted = f"label={_LABEL}project={project}"
@@ -229,7 +238,11 @@ class Whales:
         argv = [*_compose(target), "up", "--detach", "--no-build", "--pull", "never"]
         result = self._long([*argv, *options], timeout=timeout, target=target)
         if result.timed_out:
-            raise UpError(f"`up` did not end within {timeout:.0f} s", detail=_last(result.tail, 10))
+            raise UpError(
+                f"`up` did not end within {timeout:.0f} s",
+                detail=_last(result.tail, 10),
+                timed_out=True,
+            )
         if result.code:
             raise UpError("`up` failed", detail=_last(result.tail, 10))
 
@@ -388,9 +401,8 @@ def _names_env_files() -> bool:
 
 def _environment(target: Target | None) -> dict[str, str]:
     env = dict(os.environ)
-    # What is removed as an orphan is decided by us, each time.
-    for name in ("COMPOSE_REMOVE_ORPHANS", "COMPOSE_IGNORE_ORPHANS"):
-        env.pop(name, None)
+    # What is removed as an orphan is decided by us, each time; .env must not say otherwise.
+    env.update(COMPOSE_REMOVE_ORPHANS="false", COMPOSE_IGNORE_ORPHANS="false")
     env.update(COMPOSE_ANSI="never", COMPOSE_PROGRESS="plain", BUILDKIT_PROGRESS="plain")
     env.update(COMPOSE_MENU="false", DOCKER_CLI_HINTS="false", NO_COLOR="1")
     if target:
@@ -422,6 +434,8 @@ def _container(data: dict[str, Any]) -> Container:
         restart_policy=(data["HostConfig"].get("RestartPolicy") or {}).get("Name") or "no",
         config_files=tuple(filter(None, files.split(","))),
         working_dir=labels.get(f"{_LABEL}project.working_dir", ""),
+        config_hash=labels.get(f"{_LABEL}config-hash", ""),
+        environment=tuple(data["Config"].get("Env") or ()),
         oneoff=labels.get(f"{_LABEL}oneoff", "False") == "True",
         # Compose makes the new container under this name, and renames it when the old one is gone.
         replaces=leftover[1] if leftover and f"{_LABEL}replace" in labels else "",

@@ -123,7 +123,9 @@ def test_globs_are_expanded_in_order_and_once(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     entries = ("c*d", "?", "a", "**/deep", "no such", "nothing*")
     config = ConfigFile("", tuple(str(tmp_path / one) for one in entries), {})
-    found = [os.path.relpath(one, tmp_path) for one in expand(config)]
+    projects, empty = expand(config)
+    found = [os.path.relpath(one, tmp_path) for one in projects]
+    assert [os.path.basename(one) for one in empty] == ["nothing*"]
     # A plain path that isn't there stays, to be complained of.
     assert found == ["c*d", "a", "b", "sub/deep", "no such"]
 

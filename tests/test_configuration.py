@@ -211,9 +211,14 @@ def after(*names: str) -> dict[str, Any]:
     return {"depends_on": {name: {"condition": "service_healthy"} for name in names}}
 
 
-def test_no_healthcheck_asks_for_no_wait() -> None:
+# Each service gets its time to stop, 10 s where nothing is said (Compose, stop_grace_period).
+STOP = 10
+
+
+def test_no_healthcheck_asks_for_no_wait_but_to_stop() -> None:
     assert waits({})[0] == 0
-    assert waits({"web": {}, "db": after("web")})[0] == 0
+    assert waits({"web": {}, "db": after("web")})[0] == 2 * STOP
+    assert waits({"web": {"stop_grace_period": "1m15s"}})[0] == 75
 
 
 @pytest.mark.parametrize(
@@ -231,7 +236,7 @@ def test_no_healthcheck_asks_for_no_wait() -> None:
     ],
 )
 def test_patience_with_one_service(data: Any, image: Any, expected: float) -> None:
-    assert waits({"web": data}, {"web": image}) == (expected, "web")
+    assert waits({"web": data}, {"web": image}) == (STOP + expected, "web")
 
 
 def test_the_longest_chain_counts() -> None:
@@ -244,9 +249,9 @@ def test_the_longest_chain_counts() -> None:
             "web": after("app"),
             "alone": {"healthcheck": check(50, 1, 1, 1)},
         }
-    ) == (104, "app")
+    ) == (3 * STOP + 104, "web")
 
 
 def test_a_circle_and_a_stranger_end_the_count() -> None:
     one = {"healthcheck": check(0, 1, 1, 1)}
-    assert waits({"a": one | after("b"), "b": one | after("a", "gone")})[0] == 4
+    assert waits({"a": one | after("b"), "b": one | after("a", "gone")})[0] == 2 * STOP + 4

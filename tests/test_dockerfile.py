@@ -22,8 +22,10 @@ def names(text: str, **options: object) -> list[str]:
 
 
 def test_gives_reference_platform_and_line() -> None:
-    text = "ARG T=12\n\nFROM --platform=$BUILDPLATFORM \\\n  debian:$T AS x\nFROM scratch\n" \
-           "COPY --from=x / /\nCOPY --from=127.0.0.1:5000/y / /\n"
+    text = (
+        "ARG T=12\n\nFROM --platform=$BUILDPLATFORM \\\n  debian:$T AS x\nFROM scratch\n"
+        "COPY --from=x / /\nCOPY --from=127.0.0.1:5000/y / /\n"
+    )
     assert images(text, platform="linux/arm64", build_platform="linux/amd64") == Bases(
         images=(Base("debian:12", "linux/amd64", 3), Base("127.0.0.1:5000/y", "", 7)),
         contexts=(),
@@ -74,7 +76,7 @@ def test_platform_arguments(platform: str, words: str, side: str) -> None:
         ("FROM a\nCOPY -- --from=b /\n", {}, "a"),
         ("FROM a\nRUN -- --mount=from=b x\n", {}, "a"),
         ("FROM a\nRUN x --mount=from=b\n", {}, "a"),
-        ("FROM a\nRUN --mount=type=bind,\\\"from=b\\\",target=/x x\n", {}, "a b"),
+        ('FROM a\nRUN --mount=type=bind,\\"from=b\\",target=/x x\n', {}, "a b"),
         ("ARG V=1\nFROM a:$V\n", {"args": {"V": "2"}}, "a:2"),
         ("ARG V\nFROM a:$V\n", {"args": {"V": "2"}}, "a:2"),
         ("ARG V=1 W=$V\nARG V=${W}0\nFROM a:$V\n", {}, "a:10"),
@@ -87,7 +89,7 @@ def test_platform_arguments(platform: str, words: str, side: str) -> None:
         ("FROM a\nRUN <<E\n\tE\nFROM b\nE\n", {}, "a"),
         ("FROM a\nRUN <<-E\n\tE\nFROM b\n", {}, "b"),
         ("FROM a\nRUN ${X:-a <<E}\nFROM b\nE}\n", {}, "a"),
-        ("FROM a\nRUN [\"x\", \"<<E\"]\nFROM b\n", {}, "b"),
+        ('FROM a\nRUN ["x", "<<E"]\nFROM b\n', {}, "b"),
         ("# escape=`\nFROM a AS x\nONBUILD COPY --from=b\\c / /\nFROM x\n", {}, "a bc"),
     ],
 )
@@ -113,8 +115,10 @@ def test_an_argument_without_value_is_unset() -> None:
 
 def test_onbuild_of_an_own_stage_counts_where_it_is_built_upon() -> None:
     # BuildKit before 0.17 refused these; since then they are loaded.
-    text = ("FROM a AS x\nONBUILD COPY --from=b / /\nONBUILD RUN --mount=from=c,target=/c true\n"
-            "ONBUILD COPY <<E /e\nFROM no\nE\nFROM d AS y\nFROM x AS z\nFROM z\n")
+    text = (
+        "FROM a AS x\nONBUILD COPY --from=b / /\nONBUILD RUN --mount=from=c,target=/c true\n"
+        "ONBUILD COPY <<E /e\nFROM no\nE\nFROM d AS y\nFROM x AS z\nFROM z\n"
+    )
     assert images(text).images == (Base("a", "", 1), Base("b", "", 2), Base("c", "", 3))
     assert names(text, target="x") == ["a"]
     assert names(text, target="y") == ["d"]
@@ -156,8 +160,8 @@ def test_frontend(text: str, args: Mapping[str, str], frontend: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["# syntax=me/packer\nkind: image\n", "// syntax=me/packer\n{}\n",
-             '{"syntax": "me/packer"}']
+    "text",
+    ["# syntax=me/packer\nkind: image\n", "// syntax=me/packer\n{}\n", '{"syntax": "me/packer"}'],
 )
 def test_another_language(text: str) -> None:
     assert images(text) == Bases((), (), "me/packer")
@@ -224,7 +228,7 @@ def test_a_context_in_place_of_a_stage() -> None:
         ("FROM a\nCOPY --from=-1 / /\n", "line 2"),
         ("FROM a\nCOPY --from=$X / /\n", "line 2.*variables"),
         ("FROM a\nRUN --mount=from=${X},target=/x x\nFROM b\n", "line 2.*variables"),
-        ("FROM a\nRUN --mount=\\\"from=x,target=/x x\n", "line 2"),
+        ('FROM a\nRUN --mount=\\"from=x,target=/x x\n', "line 2"),
         ("# escape=x\nFROM a\n", "line 1"),
         ("# check=x\n# check=y\nFROM a\n", "line 2"),
         ("FROM a AS x\nONBUILD COPY --from=$Y / /\nFROM x\n", "line 2"),
@@ -245,20 +249,56 @@ def test_unknown_target_lists_the_stages() -> None:
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("$A$A", "xyzxyz"), ("${A}1", "xyz1"), ("$A-1", "xyz-1"), ("$A_1", ""), ("$1a", "a"),
+        ("$A$A", "xyzxyz"),
+        ("${A}1", "xyz1"),
+        ("$A-1", "xyz-1"),
+        ("$A_1", ""),
+        ("$1a", "a"),
         ("a$-b$@", "ab"),
-        ("$", "$"), ("$/", "$/"), ("a\\$A", "a$A"), ("a\\\\", "a\\"), ("a\\'b", "a'b"),
-        ("'$A'", "$A"), ("'a\\'", "a\\"), ("\"$A\"", "xyz"), ("\"\\$A\\x\"", "$A\\x"),
+        ("$", "$"),
+        ("$/", "$/"),
+        ("a\\$A", "a$A"),
+        ("a\\\\", "a\\"),
+        ("a\\'b", "a'b"),
+        ("'$A'", "$A"),
+        ("'a\\'", "a\\"),
+        ('"$A"', "xyz"),
+        ('"\\$A\\x"', "$A\\x"),
         ("'a\"'\"'\"", "a\"'"),
-        ("${E-w}", ""), ("${E:-w}", "w"), ("${N-w}", "w"), ("${A-w}", "xyz"),
-        ("${E+w}", "w"), ("${E:+w}", ""), ("${N+w}", ""), ("${A:+$B}", "b"),
-        ("${A?m}", "xyz"), ("${A:?}", "xyz"), ("${E?m}", ""),
-        ("${N:-a'}'b}", "a}b"), ("${N:-\\}}", "}"), ("\"${N:-\"q\"}\"", "q"),
-        ("${A#}", "xyz"), ("${A#x}", "yz"), ("${A%z}", "xy"), ("${A%x}", "xyz"), ("${N%x}", ""),
-        ("${P#*/}", "b/c"), ("${P##*/}", "c"), ("${P%/*}", "a/b"), ("${P%%/*}", "a"),
-        ("${P#?/?}", "/c"), ("${P%/$C}", "a/b"), ("${P//\\//-}", "a-b-c"), ("${P/\\//-}", "a-b/c"),
-        ("${P/b/$B$B}", "a/bb/c"), ("${S#\\*}", "+."), ("${S%.}", "*+"), ("${S/+/p}", "*p."),
-        ("${A//*/q}", "q"), ("${A//?/q}", "qqq"), ("${A/y/}", "xz"),
+        ("${E-w}", ""),
+        ("${E:-w}", "w"),
+        ("${N-w}", "w"),
+        ("${A-w}", "xyz"),
+        ("${E+w}", "w"),
+        ("${E:+w}", ""),
+        ("${N+w}", ""),
+        ("${A:+$B}", "b"),
+        ("${A?m}", "xyz"),
+        ("${A:?}", "xyz"),
+        ("${E?m}", ""),
+        ("${N:-a'}'b}", "a}b"),
+        ("${N:-\\}}", "}"),
+        ('"${N:-"q"}"', "q"),
+        ("${A#}", "xyz"),
+        ("${A#x}", "yz"),
+        ("${A%z}", "xy"),
+        ("${A%x}", "xyz"),
+        ("${N%x}", ""),
+        ("${P#*/}", "b/c"),
+        ("${P##*/}", "c"),
+        ("${P%/*}", "a/b"),
+        ("${P%%/*}", "a"),
+        ("${P#?/?}", "/c"),
+        ("${P%/$C}", "a/b"),
+        ("${P//\\//-}", "a-b-c"),
+        ("${P/\\//-}", "a-b/c"),
+        ("${P/b/$B$B}", "a/bb/c"),
+        ("${S#\\*}", "+."),
+        ("${S%.}", "*+"),
+        ("${S/+/p}", "*p."),
+        ("${A//*/q}", "q"),
+        ("${A//?/q}", "qqq"),
+        ("${A/y/}", "xz"),
     ],
 )
 def test_substitution(word: str, expected: str) -> None:
@@ -268,8 +308,27 @@ def test_substitution(word: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["${", "${A", "${}", "${:-x}", "${{A}}", "${A:}", "${A^}", "${A:#x}", "${A:0:1}",
-             "${A/x}", "${A/x/y", "${A#\\x}", "\"", "'", "${N?}", "${N:?why}", "${E:?}", "${A-'}"]
+    "word",
+    [
+        "${",
+        "${A",
+        "${}",
+        "${:-x}",
+        "${{A}}",
+        "${A:}",
+        "${A^}",
+        "${A:#x}",
+        "${A:0:1}",
+        "${A/x}",
+        "${A/x/y",
+        "${A#\\x}",
+        '"',
+        "'",
+        "${N?}",
+        "${N:?why}",
+        "${E:?}",
+        "${A-'}",
+    ],
 )
 def test_substitution_refused(word: str) -> None:
     with pytest.raises(InputError, match="line 2"):
@@ -286,8 +345,11 @@ def test_substitution_knows_the_escape_character() -> None:
 # Properties.
 
 
-@given(st.text(alphabet="abx*?", min_size=1, max_size=8), st.text(alphabet="abx*?", max_size=4),
-       st.sampled_from(["#", "##", "%", "%%", "/", "//", ":-", "-", ":+", "+"]))
+@given(
+    st.text(alphabet="abx*?", min_size=1, max_size=8),
+    st.text(alphabet="abx*?", max_size=4),
+    st.sampled_from(["#", "##", "%", "%%", "/", "//", ":-", "-", ":+", "+"]),
+)
 @settings(max_examples=150, deadline=None)
 @example("abab", "*b", "%%")
 @example("abab", "b*", "%")
@@ -295,20 +357,71 @@ def test_substitution_is_that_of_a_shell(value: str, word: str, operator: str) -
     value = value.replace("*", "y").replace("?", "z")
     if operator in ("/", "//"):
         word = (word or "a") + "/-"
-    done = subprocess.run(["bash", "-c", f"X={value}; printf %s \"${{X{operator}{word}}}\""],
-                          check=True, capture_output=True)
-    text = f"ARG X={value}\nARG R=\"${{X{operator}{word}}}\"\nFROM --platform=${{R:-none}} a\n"
+    done = subprocess.run(
+        ["bash", "-c", f'X={value}; printf %s "${{X{operator}{word}}}"'],
+        check=True,
+        capture_output=True,
+    )
+    text = f'ARG X={value}\nARG R="${{X{operator}{word}}}"\nFROM --platform=${{R:-none}} a\n'
     assert images(text).images[0].platform == (done.stdout.decode() or "none")
 
 
-TOKENS = ["FROM ", "from ", "ARG ", "RUN ", "COPY ", "ONBUILD ", "AS ", "--from=", "--mount=",
-          "--platform=", "from=", ",", "a", "x/y:1", "0", "1", "<<", "<<-", "E", "\nE\n", "\n",
-          "\r\n", " ", "\t", "\\", "`", "\\\n", "'", '"', "$", "${", "}", ":-", "#", "%", "/", "//",
-          "*", "?", "=", "[", "]", "# escape=`\n", "# syntax=s\n", "\ufeff", "\0", "é", "\udcff"]
+TOKENS = [
+    "FROM ",
+    "from ",
+    "ARG ",
+    "RUN ",
+    "COPY ",
+    "ONBUILD ",
+    "AS ",
+    "--from=",
+    "--mount=",
+    "--platform=",
+    "from=",
+    ",",
+    "a",
+    "x/y:1",
+    "0",
+    "1",
+    "<<",
+    "<<-",
+    "E",
+    "\nE\n",
+    "\n",
+    "\r\n",
+    " ",
+    "\t",
+    "\\",
+    "`",
+    "\\\n",
+    "'",
+    '"',
+    "$",
+    "${",
+    "}",
+    ":-",
+    "#",
+    "%",
+    "/",
+    "//",
+    "*",
+    "?",
+    "=",
+    "[",
+    "]",
+    "# escape=`\n",
+    "# syntax=s\n",
+    "\ufeff",
+    "\0",
+    "é",
+    "\udcff",
+]
 
 
-@given(st.lists(st.sampled_from(TOKENS), max_size=40).map("".join) | st.text(max_size=40),
-       st.sampled_from(["", "a"]))
+@given(
+    st.lists(st.sampled_from(TOKENS), max_size=40).map("".join) | st.text(max_size=40),
+    st.sampled_from(["", "a"]),
+)
 @settings(max_examples=500, deadline=None)
 def test_any_text_is_read_or_refused(text: str, target: str) -> None:
     for whole in (text, "FROM a\n" + text, "FROM a AS a\nRUN " + text + "\nFROM a\n"):
@@ -342,19 +455,30 @@ def needed(stages: list[tuple[object, list[object]]], target: int) -> set[object
 
 def written(stages: list[tuple[object, list[object]]], rng: random.Random) -> str:
     """One of the many ways to write the same stages."""
+
     def any_case(word: str) -> str:
         return "".join(rng.choice((char.lower(), char.upper())) for char in word)
 
     def gap() -> str:
         return rng.choice([" ", "  ", "\t", " \\\n ", " \\\n# FROM no\n\n\t", "\t\\ \n  # x\n "])
 
-    noise = ["", "\n", "# FROM no AS x\n", "  # RUN \\\n", "LABEL a=\"FROM no\"\n",
-             "RUN <<E cat \\\n >x\nFROM no\nCOPY --from=no / /\nE\n",
-             "RUN cat <<-'E F' <<G && x\n\tFROM no\n\tE F\nCOPY --from=no / /\nG\n",
-             "COPY <<\"E\" /e\nFROM no\n E\nE\n", "RUN [\"sh\", \"<<E\"]\n", "RUN a<<b <<<c\n",
-             "RUN --mount=type=cache,target=/c --mount=type=secret,id=s \\\n x --mount=from=no\n",
-             "ENV x=1 \\\n  y=2\n", "COPY --chown=1 no/ /\n",
-             "ONBUILD RUN <<E\nFROM no\nE\n", "SHELL [\"/bin/sh\"]\n"]
+    noise = [
+        "",
+        "\n",
+        "# FROM no AS x\n",
+        "  # RUN \\\n",
+        'LABEL a="FROM no"\n',
+        "RUN <<E cat \\\n >x\nFROM no\nCOPY --from=no / /\nE\n",
+        "RUN cat <<-'E F' <<G && x\n\tFROM no\n\tE F\nCOPY --from=no / /\nG\n",
+        'COPY <<"E" /e\nFROM no\n E\nE\n',
+        'RUN ["sh", "<<E"]\n',
+        "RUN a<<b <<<c\n",
+        "RUN --mount=type=cache,target=/c --mount=type=secret,id=s \\\n x --mount=from=no\n",
+        "ENV x=1 \\\n  y=2\n",
+        "COPY --chown=1 no/ /\n",
+        "ONBUILD RUN <<E\nFROM no\nE\n",
+        'SHELL ["/bin/sh"]\n',
+    ]
     end = rng.choice(["\n", "\r\n"])
     out = []
     arguments = []
@@ -364,21 +488,26 @@ def written(stages: list[tuple[object, list[object]]], rng: random.Random) -> st
         reference = f"s{base}" if isinstance(base, int) else str(base)
         if rng.random() < 0.3:
             arguments.append(f"{any_case('arg')}{gap()}V{index}={reference}\n")
-            reference = rng.choice([f"$V{index}", f"${{V{index}}}", f"${{NO:-$V{index}}}",
-                                    f'"${{V{index}}}"'])
+            reference = rng.choice(
+                [f"$V{index}", f"${{V{index}}}", f"${{NO:-$V{index}}}", f'"${{V{index}}}"']
+            )
         shown = name if rng.random() < 0.7 else name.upper()
         out.append(line + reference + gap() + any_case("as") + gap() + shown + "\n")
         for source in sources:
             out.append(rng.choice(noise))
             label = str(source) if isinstance(source, str) else any_case(f"s{source}")
             number = str(source) if rng.random() < 0.5 else label
-            out.append(rng.choice([
-                f"COPY{gap()}--from={number}{gap()}/a /b\n",
-                f"{any_case('copy')} --link --from='{number}' --chown=1:1 [\"/a\", \"/b\"]\n",
-                f"RUN --mount=from={label},target=/m{gap()}true\n",
-                f"{any_case('run')} --network=none --mount=type=cache,target=/c{gap()}"
-                f"--mount=type=bind,target=/m,FROM={label},ro [\"true\"]\n",
-            ]))
+            out.append(
+                rng.choice(
+                    [
+                        f"COPY{gap()}--from={number}{gap()}/a /b\n",
+                        f'{any_case("copy")} --link --from=\'{number}\' --chown=1:1 ["/a", "/b"]\n',
+                        f"RUN --mount=from={label},target=/m{gap()}true\n",
+                        f"{any_case('run')} --network=none --mount=type=cache,target=/c{gap()}"
+                        f'--mount=type=bind,target=/m,FROM={label},ro ["true"]\n',
+                    ]
+                )
+            )
         out.append(rng.choice(noise))
     head = rng.choice(["", "\ufeff", "# check=skip=all\n", "# syntax=docker/dockerfile:1\n"])
     return (head + "".join(arguments) + "".join(out)).replace("\n", end)

@@ -231,7 +231,8 @@ def test_what_ended_well_is_told() -> None:
         (box("exited", exit_code=137, restart_policy="unless-stopped"), False),
         (box("exited", exit_code=1, restart_policy="on-failure"), True),
         (box("exited", exit_code=127, restart_policy="always", error="no such file"), True),
-        (box("created"), False),
+        # Never started: what it waits for has not come.
+        (box("created"), True),
         # Caught between two crashes, and one that came to itself long ago.
         (box(restarts=4, started=90), True),
         (box(restarts=4, started=30), False),

@@ -135,7 +135,11 @@ def test_a_folder_whose_env_file_names_the_files(tmp_path: Path, dotenv: str, fo
 
 
 def test_the_environment_may_name_the_files(tmp_path: Path) -> None:
-    assert has_compose_file(str(tmp_path), {"COMPOSE_FILE": "x.yml"})
+    # A file that lies elsewhere, as for a unit that starts in /, makes no project of this folder.
+    assert not has_compose_file(str(tmp_path), {"COMPOSE_FILE": "x.yml"})
+    (tmp_path / "x.yml").write_text("services: {}")
+    assert has_compose_file(str(tmp_path), {"COMPOSE_FILE": "x.yml:y.yml"})
+    assert has_compose_file("/", {"COMPOSE_FILE": str(tmp_path / "x.yml")})
     assert not has_compose_file(str(tmp_path), {"COMPOSE_FILE": ""})
 
 

@@ -161,10 +161,14 @@ def test_what_can_be_removed_on_demand(store: Store) -> None:
     store.add("kept-built", tag("web", OLD), **OURS)
     store.add("strangers", "q-web", rbuild__project="q")
     store.add("pulled", "postgres:16")
-    found = removable(store, "p")  # type: ignore[arg-type]
-    assert sorted(found) == sorted(
-        ["p-job:latest", "nameless", tag("cache", OLD), tag("web", OLD)]
-    )  # fmt: skip
+    # Built by others upon ours: labels are handed down.
+    store.add("child", "theirs:latest", **OURS)
+    store.add("nameless-child", **OURS)
+    store.add("named-twice", "p-web:latest", "backup:web", **OURS)
+    builds = {"docker.io/library/p-job:latest", "docker.io/library/p-web:latest"}
+    found = removable(store, "p", builds, ["nameless"])  # type: ignore[arg-type]
+    wanted = ["p-job:latest", "p-web:latest", "nameless", tag("cache", OLD), tag("web", OLD)]
+    assert sorted(found) == sorted(wanted)
 
 
 def box(id: str, state: str = "created", replaces: str = "") -> Container:

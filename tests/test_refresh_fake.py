@@ -108,6 +108,10 @@ class Fake:
                 service["build"]["context"] = self.world.folder
         return config, ""
 
+    def hashes(self, target: Target) -> dict[str, str]:
+        self._call("hashes")
+        return {}
+
     def all_services(self, target: Target) -> frozenset[str]:
         self._call("all_services")
         return frozenset(CONFIG["services"])

@@ -180,7 +180,7 @@ def test_a_deferred_project_is_told_to_a_terminal_only() -> None:
 # JSON
 
 KEYS = ["name", "path", "outcome", "reasons", "services", "bases", "started", "seconds", "due",
-        "log", "steps", "notes", "warnings", "removed", "error"]  # fmt: skip
+        "log", "steps", "notes", "warnings", "removed", "touched", "standing", "error"]  # fmt: skip
 
 
 def test_the_keys_of_the_document_are_a_contract() -> None:
@@ -215,6 +215,8 @@ def test_the_values_of_the_document() -> None:
             "notes": ["n"],
             "warnings": ["w"],
             "removed": [],
+            "touched": False,
+            "standing": None,
             "error": None,
         }
     ]

@@ -121,18 +121,22 @@ def run_rbuild(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None)
 def clean_up(name: str) -> None:
     """Remove whatever a test's project left on the engine."""
     label = f"label=com.docker.compose.project={name}"
-    for kind, listing, removal in (
-        ("container", ["docker", "ps", "-aq"], ["docker", "rm", "-fv"]),
-        ("network", ["docker", "network", "ls", "-q"], ["docker", "network", "rm"]),
-        ("volume", ["docker", "volume", "ls", "-q"], ["docker", "volume", "rm", "-f"]),
-        ("image", ["docker", "images", "-q", "--no-trunc"], ["docker", "rmi", "-f"]),
+    for listing, removal in (
+        (["docker", "ps", "-aq"], ["docker", "rm", "-fv"]),
+        (["docker", "network", "ls", "-q"], ["docker", "network", "rm"]),
+        (["docker", "volume", "ls", "-q"], ["docker", "volume", "rm", "-f"]),
     ):
         found = run([*listing, "--filter", label]).split()
-        if kind == "image":
-            for pattern in (f"{name}-*", f"rbuild/{name}/*"):
-                found += run([*listing, "--filter", f"reference={pattern}"]).split()
         if found:
-            subprocess.run([*removal, *dict.fromkeys(found)], capture_output=True)
+            subprocess.run([*removal, *found], capture_output=True)
+    # By name where there is one: the ID of an image that is kept may be the base of all tests.
+    listing = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]
+    for wanted in (label, f"reference={name}-*", f"reference=rbuild/{name}/*"):
+        for line in run([*listing, "--filter", wanted]).splitlines():
+            tag, identity = line.split()
+            subprocess.run(
+                ["docker", "rmi", "-f", identity if "<none>" in tag else tag], capture_output=True
+            )
 
 
 @pytest.fixture
