@@ -8,6 +8,7 @@ content of files that Compose doesn't read itself.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -45,14 +46,21 @@ def digests(config: Mapping[str, Any], folder: str, home: str, key: str) -> dict
     `config` is what `docker compose config --format json` gives. What doesn't shape a
     deployment (`x-` keys) is left out, and `folder` (as spelled) reads as `home`.
     """
-    import json
-
     shaped = _respell(_without_extensions(config), folder, home)
     text = json.dumps(shaped, sort_keys=True).encode()
     found = {CONFIGURATION: keyed_digest(key, text)}
     for path in content_files(config):
         found[_respell(path, folder, home)] = _content(path, key)
     return found
+
+
+def shapes(config: Mapping[str, Any], key: str) -> dict[str, str]:
+    """A digest of each service's rendered configuration."""
+    services = _without_extensions(config).get("services") or {}
+    return {
+        name: keyed_digest(key, json.dumps(one, sort_keys=True).encode())
+        for name, one in services.items()
+    }
 
 
 def content_files(config: Mapping[str, Any]) -> list[str]:

@@ -40,6 +40,8 @@ class Loaded:
     """Why the record that was there can't be used; empty if it can, or there is none."""
     key: str
     digests: Mapping[str, str]
+    shapes: Mapping[str, str]
+    """Digest of each service's rendered configuration."""
     view: Mapping[str, Any]
     """What a record keeps of this spelling: signature and `x-rbuild` settings."""
     changed: tuple[str, ...]
@@ -101,6 +103,7 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
         damaged=damaged,
         key=key,
         digests=digests,
+        shapes=fingerprint.shapes(rendered, key),
         view=view,
         changed=tuple(changed),
         provided=tuple(sorted(_provided(found, environ))),

@@ -89,6 +89,12 @@ class Up:
     """What an interrupted recreate left behind: the next `up` would stumble over it."""
     failing: tuple[str, ...] = ()
     """Services that are failing already."""
+    apart: tuple[str, ...] = ()
+    """Options that keep Compose from services that are left alone. Only where it must be:
+    Compose 2.26 hashes dependencies into what it makes, and then makes it again at the next
+    plain `up`."""
+    beside: tuple[tuple[str, str], ...] = ()
+    """(image name, ID): as long as these hold, a plain `up` does not touch what is left alone."""
 
     def __str__(self) -> str:
         return f"bring up {', '.join(self.services)}"
@@ -188,25 +194,26 @@ def stand_as_they_are(
     containers: Sequence[Container],
     images: Mapping[str, Image],
     hashes: Mapping[str, str],
+    unchanged: Collection[str],
 ) -> bool:
     """Whether a plain `up` would leave these services alone by itself.
 
     `hashes` are Compose's of each service's configuration; it leaves out what env files say, so
-    the containers' environment is compared as well.
+    the containers' environment is compared as well. `unchanged` are services whose
+    configuration and containers are those of the last good update.
     """
     for name in left:
         service = configuration.services[name]
         image = images.get(service.image)
-        wanted = {f"{key}={value}" for key, value in (service.environment or {}).items()
-                  if value is not None}  # fmt: skip
+        environment = (service.environment or {}).items()
+        wanted = {f"{key}={value}" for key, value in environment if value is not None}
         for one in containers:
-            if one.service == name and not one.oneoff and not (
-                one.state == "running"
-                and one.config_hash == hashes.get(name)
-                and image is not None
-                and one.image == image.id
-                and wanted <= set(one.environment)
-            ):  # fmt: skip
+            if one.service != name or one.oneoff:
+                continue
+            same = name in unchanged or (
+                one.config_hash == hashes.get(name) and wanted <= set(one.environment)
+            )
+            if not (same and one.state == "running" and image and one.image == image.id):
                 return False
     return True
 
@@ -255,40 +262,25 @@ def make(
 
     by_hand = _scales(configuration, containers, scales_before, scales_interrupted)
     moving = {n: one for n, one in configuration.services.items() if n not in left}
-    renewed = {qualified(one.reference) for one in pulls}
-    for name in (one for group in bases.order for one in group):
-        service = configuration.services[name]
-        renewed.update(map(qualified, (service.image, *service.tags)))
-    apart = bool(left) and not (
-        observed.left_stand
-        and renewed.isdisjoint(qualified(configuration.services[one].image) for one in left)
-    )
     # What is made of nothing, or of no image, is Compose's own business.
     wanted = [
         one for one in moving.values() if one.has_image and by_hand.get(one.name, one.scale) > 0
     ]
     if moving:
-        options = [
-            f"--scale={name}={count}"
-            for name, count in by_hand.items()
-            if name in moving or not apart
-        ]
-        options += _orphan_options(containers, configuration, observed, compose_files, notes)
-        if apart:
-            # Only where it must be: Compose 2.26 hashes dependencies into what it makes, and
-            # would make it again at the next plain `up`.
-            options += ["--no-deps", *moving]
         free = _free(wanted, containers)
         if free.ports:
             # First of all: nobody should wait for a build that leads nowhere.
             steps.insert(0, free)
-        steps.append(Require(tuple((one.name, one.image) for one in wanted)))
+        orphans = _orphan_options(containers, configuration, observed, compose_files, notes)
         leftovers = tuple(one for one in containers if one.replaces)
-        steps.append(Up(tuple(moving), tuple(options), leftovers, tuple(failing)))
         expectations = tuple(
             _expectation(one, by_hand, ended_before, one.name in failing) for one in wanted
         )
-        steps.append(Gate(expectations, {one.id: one.restarts for one in containers}))
+        steps += [
+            Require(tuple((one.name, one.image) for one in wanted)),
+            _up(configuration, observed, left, by_hand, orphans, leftovers, tuple(failing)),
+            Gate(expectations, {one.id: one.restarts for one in containers}),
+        ]
     return Plan(
         steps=tuple(steps),
         notes=tuple(notes),
@@ -299,6 +291,32 @@ def make(
         made=tuple(
             one.id for name, one in observed.images.items() if name in configuration.built_images
         ),
+    )
+
+
+def _up(
+    configuration: Configuration,
+    observed: Observed,
+    left: Collection[str],
+    by_hand: Mapping[str, int],
+    orphans: Sequence[str],
+    leftovers: tuple[Container, ...],
+    failing: tuple[str, ...],
+) -> Up:
+    """How `up` is called: plainly where that leaves alone what is to be left, else apart."""
+    moving = [name for name in configuration.services if name not in left]
+    scales = {name: f"--scale={name}={count}" for name, count in by_hand.items()}
+    apart = (*(scales[name] for name in scales if name in moving), *orphans, "--no-deps", *moving)
+    plainly = not left or observed.left_stand
+    names = (configuration.services[name].image for name in left)
+    here = ((name, observed.images[name].id) for name in names if name in observed.images)
+    return Up(
+        services=tuple(moving),
+        options=(*scales.values(), *orphans) if plainly else apart,
+        leftovers=leftovers,
+        failing=failing,
+        apart=apart,
+        beside=tuple(here) if plainly else (),
     )
 
 

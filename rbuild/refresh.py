@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rbuild import bases, lock, plan, prune, record, recovery, staleness, steps
-from rbuild.engine import Engine, EngineInfo
+from rbuild.engine import Container, Engine, EngineInfo
 from rbuild.errors import Busy, EngineError, Interrupted, RbuildError, StateError
 from rbuild.glance import Run
 from rbuild.health import was_failing
@@ -164,7 +165,12 @@ def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: 
             engine.all_services(loaded.target) if strange else None,
             bool(left)
             and plan.stand_as_they_are(
-                configuration, left, containers, images, engine.hashes(loaded.target)
+                configuration,
+                left,
+                containers,
+                images,
+                engine.hashes(loaded.target),
+                _unchanged(loaded, past, containers),
             ),
         ),
         left=left,
@@ -183,6 +189,19 @@ def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: 
         ended_before={name: one["ended"] for name, one in past.items()},
         compose_files=loaded.inputs.main_files,
     )
+
+
+def _unchanged(
+    loaded: Loaded, past: Mapping[str, Mapping[str, Any]], containers: Sequence[Container]
+) -> list[str]:
+    """Services whose configuration and containers are those of the last good update."""
+    return [
+        name
+        for name, shape in loaded.shapes.items()
+        if past.get(name, {}).get("shape") == shape
+        and past[name]["containers"]
+        == sorted(one.id for one in containers if one.service == name and not one.oneoff)
+    ]
 
 
 def _update(

@@ -194,10 +194,13 @@ def _up(step: Up, work: Work) -> None:
     work.limit = _time_limit(step, work)
     work.deadline = time.monotonic() + work.limit
     before = work.engine.containers(work.configuration.name)
+    here = work.engine.images([name for name, _ in step.beside]) if step.beside else {}
+    moved = any(name not in here or here[name].id != image for name, image in step.beside)
+    options = step.apart if moved else step.options
     work.touched = True
     _clear_leftovers(step, work)
     try:
-        work.engine.up(work.target, list(step.options), timeout=work.limit)
+        work.engine.up(work.target, list(options), timeout=work.limit)
     except UpError as error:
         work.containers = work.engine.containers(work.configuration.name)
         # Compose looks for networks, volumes and the like before it touches a container.

@@ -101,7 +101,7 @@ def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, starte
         provided=list(loaded.provided),
         # Another spelling may mean other files: it is fresh only if nothing differs.
         views=dict(known.views) if known and known.digests == loaded.digests else {},
-        services=_services(loaded, made, work),
+        services=_services(loaded, known, made, work),
         builds=sorted(map(qualified, loaded.configuration.built_images)),
         bases=list(made.bases),
         local=list(made.local),
@@ -192,8 +192,11 @@ def made_elsewhere(store: Store, own: str, files: Sequence[str]) -> frozenset[st
     return frozenset(names)
 
 
-def _services(loaded: Loaded, made: Plan, work: Work) -> dict[str, dict[str, Any]]:
+def _services(
+    loaded: Loaded, known: Record | None, made: Plan, work: Work
+) -> dict[str, dict[str, Any]]:
     found = {}
+    past = known.services if known else {}
     for name, service in loaded.configuration.services.items():
         own = [one for one in work.containers if one.service == name and not one.oneoff]
         ended = [one.exit_code for one in own if one.state == "exited"]
@@ -206,6 +209,11 @@ def _services(loaded: Loaded, made: Plan, work: Work) -> dict[str, dict[str, Any
             if ended and len(ended) == len(own) and name not in made.left
             else None,
             "state": _state(own),
+            "containers": sorted(one.id for one in own),
+            # What was left alone still has the shape it had.
+            "shape": past.get(name, {}).get("shape", "")
+            if name in made.left
+            else loaded.shapes[name],
         }
     return found
 

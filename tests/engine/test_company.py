@@ -1,0 +1,209 @@
+"""What other people's containers, images and spellings of a project must not suffer from ours."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import Project, clean_up, run
+from .keeping import next_compose
+from .tools import image_id, make_image
+
+SETTLE = "x-rbuild: {settle-period: 1}\n"
+BUILT = "FROM $BASE\nRUN date +%s%N > /built\nCMD sleep 1000\n"
+
+
+@pytest.fixture(params=["this Compose", "next Compose"])
+def either(request: pytest.FixtureRequest, project: Project, tmp_path: Path) -> Project:
+    """A project, for each of two versions of Compose."""
+    if request.param == "next Compose":
+        project.env.update(next_compose(tmp_path / "next"))
+    return project
+
+
+def ids(project: Project) -> dict[str, str]:
+    """The ID of each container."""
+    return {name: one["Id"] for name, one in project.containers().items()}
+
+
+def test_a_plain_up_recreates_nothing_beside_a_manual_service(either: Project) -> None:
+    either.write("Dockerfile", BUILT)
+    either.write("db.env", "WORD=one\n")
+    either.write(
+        "compose.yml",
+        f"""\
+services:
+  db:
+    image: $BASE
+    init: true
+    command: sleep 1000
+    env_file: db.env
+    x-rbuild: {{update: manual}}
+  web: {{build: ., init: true, depends_on: [db]}}
+  job: {{image: $BASE, init: true, command: sleep 1001, depends_on: [db]}}
+{SETTLE}""",
+    )
+    assert either.rbuild().code == 0
+    first = ids(either)
+    ran = either.rbuild("--force-rebuild")
+    assert ran.code == 0, ran.err
+    after = ids(either)
+    moved = {name for name in first if first[name] != after[name]}
+    # Compose 2.26 takes along what depends on nothing new, too; the database it must not touch.
+    assert f"{either.name}-web-1" in moved
+    assert f"{either.name}-db-1" not in moved
+    either.compose("up", "-d")
+    assert ids(either) == after
+
+    # What only an env file tells, Compose's hash leaves out: a plain up would take the database.
+    either.write("db.env", "WORD=two\n")
+    ran = either.rbuild()
+    assert ran.code == 0, ran.err
+    assert "db.env" in ran.out
+    assert ids(either)[f"{either.name}-db-1"] == first[f"{either.name}-db-1"]
+
+
+def test_images_that_others_built_upon_ours_stay(project: Project) -> None:
+    project.write("Dockerfile", BUILT)
+    project.write("compose.yml", f"services:\n  web: {{build: ., init: true}}\n{SETTLE}")
+    named, other = f"o{project.name}:keep", f"o{project.name}-compose"
+    try:
+        assert project.rbuild().code == 0
+        make_image(named, f"FROM {project.name}-web\nRUN echo theirs > /theirs\n")
+        nameless = make_image(other, f"FROM {project.name}-web\nRUN echo nameless > /theirs\n")
+        make_image(other, f"FROM {project.name}-web\nRUN echo again > /theirs\n")
+        assert project.rbuild("--force-rebuild").code == 0
+        project.compose("down", "-t", "1")
+        ran = project.rbuild("--remove-images")
+        assert ran.code == 0
+        assert f"removed {project.name}-web:latest" in ran.out
+        assert not image_id(f"{project.name}-web")
+        assert all(map(image_id, (named, other, nameless)))
+    finally:
+        subprocess.run(["docker", "rmi", "-f", named, other], capture_output=True)
+
+
+def test_another_name_of_a_build_is_not_pulled(project: Project) -> None:
+    project.write("Dockerfile", BUILT)
+    tag = f"{project.name}-app:v1"
+    project.write(
+        "compose.yml",
+        f"""\
+services:
+  web: {{build: {{context: ., tags: ["{tag}"]}}, init: true}}
+  worker: {{image: "{tag}", init: true}}
+{SETTLE}""",
+    )
+    ran = project.rbuild()
+    assert ran.code == 0, ran.err
+    assert project.container("worker")["Image"] == image_id(tag) == image_id(f"{project.name}-web")
+    before = image_id(tag)
+    project.write("Dockerfile", f"{BUILT}RUN exit 3\n")
+    assert project.rbuild().code == 1
+    assert image_id(tag) == before
+
+
+def test_a_project_that_is_gone_builds_nothing_any_more(
+    project: Project, tmp_path: Path, registry: str
+) -> None:
+    reference = f"{registry}/{project.name}/app:1"
+    gone = Project(tmp_path / f"{project.name}gone", f"{project.name}gone", project.base)
+    gone.write("Dockerfile", BUILT)
+    gone.write(
+        "compose.yml",
+        f"services:\n  app: {{build: ., init: true, image: '{reference}'}}\n{SETTLE}",
+    )
+    project.write(
+        "compose.yml", f"services:\n  app: {{init: true, image: '{reference}'}}\n{SETTLE}"
+    )
+    try:
+        assert gone.rbuild().code == 0
+        run(["docker", "push", "-q", reference])
+        plan = project.rbuild("-n", "--json").document["projects"][0]
+        assert not any(step.startswith("pull") for step in plan["steps"])
+        assert any("built by another project" in note for note in plan["notes"])
+        gone.compose("down", "-t", "1")
+        shutil.rmtree(gone.folder)
+        plan = project.rbuild("-n", "--json").document["projects"][0]
+        assert f"pull {reference} (image of a service)" in plan["steps"]
+    finally:
+        clean_up(gone.name)
+        subprocess.run(["docker", "rmi", "-f", reference], capture_output=True)
+
+
+def test_a_spelling_is_fresh_only_if_it_means_what_runs(project: Project) -> None:
+    project.write(
+        "compose.yml",
+        f"services:\n  web: {{image: $BASE, init: true, command: sleep 1000}}\n{SETTLE}",
+    )
+    project.write("compose.override.yml", "services: {web: {environment: {MODE: more}}}\n")
+    folder, file = str(project.folder), str(project.folder / "compose.yml")
+    assert project.rbuild(folder).code == 0
+    ran = project.rbuild(file, "--json").document["projects"][0]
+    assert (ran["outcome"], ran["reasons"][0]["kind"]) == ("updated", "changed")
+    # The override is not in what runs now.
+    ran = project.rbuild(folder, "--json").document["projects"][0]
+    assert (ran["outcome"], ran["reasons"][0]["kind"]) == ("updated", "changed")
+    assert "MODE=more" in project.container("web")["Config"]["Env"]
+    assert project.rbuild(folder).out == ""
+
+
+def test_a_renamed_project_is_fresh_at_a_glance_and_shown_by_its_name(project: Project) -> None:
+    text = f"services:\n  web: {{image: $BASE, init: true, command: sleep 1000}}\n{SETTLE}"
+    project.write("compose.yml", text)
+    renamed = f"{project.name}x"
+    try:
+        assert project.rbuild().code == 0
+        project.compose("down", "-t", "1")
+        project.write("compose.yml", f"name: {renamed}\n{text}")
+        assert project.rbuild().code == 0
+        # Without docker on PATH, only a glance can do.
+        ran = project.rbuild("-v", PATH="/nonexistent")
+        assert ran.code == 0
+        assert ran.out.startswith(f"{renamed}: fresh")
+        shown = project.rbuild("status").out
+        assert shown.startswith(f"{renamed}  ")
+        assert "running" in shown
+    finally:
+        clean_up(renamed)
+
+
+def test_the_time_to_stop_counts_into_the_limit(project: Project) -> None:
+    project.write("Dockerfile", "FROM $BASE\nRUN date +%s%N > /built\nCMD sleep 1000\n")
+    project.write(
+        "compose.yml",
+        """\
+services:
+  # No init: the shell's sleep ignores TERM and is killed after its time to stop.
+  web: {build: ., stop_grace_period: 12s}
+x-rbuild: {settle-period: 1}
+""",
+    )
+    assert project.rbuild().code == 0
+    # The default limit, shortened, so that the test needs no minute.
+    argv = ["--force-rebuild", "--up-timeout-period", "4"]
+    given = project.rbuild(*argv)
+    assert given.code == 1
+    assert "did not end within" in given.err
+    ran = project.rbuild("--force-rebuild")
+    assert ran.code == 0, ran.err
+
+
+def test_a_missing_network_touches_nothing(project: Project) -> None:
+    project.write("Dockerfile", BUILT)
+    text = f"services:\n  web: {{build: ., init: true}}\n{SETTLE}"
+    project.write("compose.yml", text)
+    assert project.rbuild().code == 0
+    before, image = ids(project), image_id(f"{project.name}-web")
+    project.write(
+        "compose.yml", text + "networks: {default: {external: true, name: no-such-network}}\n"
+    )
+    ran = project.rbuild()
+    assert ran.code == 1
+    assert "no-such-network" in ran.err
+    assert "no container was touched" in ran.err
+    assert ids(project) == before
+    assert image_id(f"{project.name}-web") == image
