@@ -284,12 +284,13 @@ def _put_back(
             if isinstance(step, plan.Keep):
                 problems += steps.put_back(step, work.kept, engine)
         # Half of a failed build is left over each time, until the disk is full.
-        tracked_ids = [*tracked_before(known), *tracked(work), *work.pulled]
+        tracked_ids = [*tracked_before(known), *tracked(work)]
         there = prune.tidy(engine, name, max(1, work.settings.keep_images), tracked_ids)
         if known is not None:
-            # What lost its name again goes once it is unused; the rest is as it was before.
-            here = engine.images([one for one in there if one not in known.superseded]).values()
-            known.superseded += [one.id for one in here if not one.tags]
+            # What was pulled has lost its name again, but the next try may want it.
+            new = [one for one in (*there, *work.pulled) if one not in known.superseded]
+            nameless = [one.id for one in engine.images(new).values() if not one.tags]
+            known.superseded += dict.fromkeys(nameless)
     except RbuildError as error:
         problems.append(error.message)
     return [f"not put back: {problem}" for problem in problems]
