@@ -131,7 +131,8 @@ def clean_up(name: str) -> None:
             subprocess.run([*removal, *found], capture_output=True)
     # By name where there is one: the ID of an image that is kept may be the base of all tests.
     listing = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]
-    for wanted in (label, f"reference={name}-*", f"reference=rbuild/{name}/*"):
+    patterns = (f"{name}-*", f"rbuild/{name}/*", f"{os.environ['RBUILD_REGISTRY']}/{name}/*")
+    for wanted in (label, *(f"reference={one}" for one in patterns)):
         for line in run([*listing, "--filter", wanted]).splitlines():
             tag, identity = line.split()
             subprocess.run(
@@ -172,6 +173,12 @@ x-rbuild:
     project.write("Dockerfile", "FROM $BASE\nCOPY page /www/index.html\nCMD httpd -f -h /www\n")
     project.write("page", "one\n")
     return project
+
+
+@pytest.fixture
+def own(project: Project, registry: str) -> str:
+    """The part of the registry that belongs to this test's project."""
+    return f"{registry}/{project.name}"
 
 
 @pytest.fixture

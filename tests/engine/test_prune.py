@@ -23,20 +23,12 @@ from .tools import (
     own_tags,
     publish,
     record,
-    remove,
     starts,
     wait_until,
 )
 
 BUILT = "FROM $BASE\nRUN date +%N > /when\nCMD exec sleep 1000\n"
 SETTLE = "x-rbuild: {settle-period: 0}\n"
-
-
-@pytest.fixture
-def own(project: Project, registry: str) -> Iterator[str]:
-    """The part of the registry that belongs to this test's project."""
-    yield f"{registry}/{project.name}"
-    remove(project.name)
 
 
 def update(project: Project, *arguments: str) -> None:

@@ -29,7 +29,6 @@ from .tools import (
     own_tags,
     publish,
     record,
-    remove,
     starts,
     state_folder,
     wait_until,
@@ -37,13 +36,6 @@ from .tools import (
 
 SETTLE = "x-rbuild: {settle-period: 0}\n"
 IDLE = "CMD exec sleep 1000\n"
-
-
-@pytest.fixture
-def own(project: Project, registry: str) -> Iterator[str]:
-    """The part of the registry that belongs to this test's project."""
-    yield f"{registry}/{project.name}"
-    remove(project.name)
 
 
 def plain_up_changes_nothing(project: Project, *before: str) -> None:

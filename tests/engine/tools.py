@@ -33,17 +33,8 @@ def new_project(folder: Path, state: Path) -> Iterator[Project]:
     try:
         yield Project(folder, name, os.environ["RBUILD_BASE"], env)
     finally:
-        remove(name)
+        clean_up(name)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove(name: str) -> None:
-    """Remove what a project left, its images from the registry among it."""
-    clean_up(name)
-    wanted = f"reference={os.environ['RBUILD_REGISTRY']}/{name}/*"
-    found = run(["docker", "images", "-q", "--no-trunc", "--filter", wanted]).split()
-    if found:
-        subprocess.run(["docker", "rmi", "-f", *dict.fromkeys(found)], capture_output=True)
 
 
 def make_image(name: str, dockerfile: str) -> str:
