@@ -64,7 +64,6 @@ class Container:
     error: str = ""
     restart_policy: str = "no"
     config_files: tuple[str, ...] = ()
-    working_dir: str = ""
     config_hash: str = ""
     """Compose's, of the service's configuration."""
     environment: tuple[str, ...] = ()

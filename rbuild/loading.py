@@ -51,7 +51,7 @@ class Loaded:
 
 
 def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, str]) -> Loaded:
-    """Look at a project in full. Changes nothing but the state folder's existence.
+    """Look at a project in full. Changes nothing.
 
     Raises ProjectError or InputError for what is wrong with its files, StateError.
     """

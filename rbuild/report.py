@@ -12,6 +12,8 @@ from rbuild.staleness import Reason, span
 
 # Worst first: what a person must hear of before anything else.
 SEVERITY = (4, 3, 1, 75, 0)
+# States of services that an update has left alone.
+LEFT = ("manual", "paused", "stopped")
 
 
 @dataclass(eq=False, repr=False)
@@ -134,6 +136,3 @@ def _reasons(one: Outcome) -> str:
 def _services(one: Outcome) -> str:
     names = [service["name"] for service in one.services if service["state"] not in LEFT]
     return ", ".join(names) + " " if names else ""
-
-
-LEFT = ("manual", "paused", "stopped")

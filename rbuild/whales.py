@@ -433,7 +433,6 @@ def _container(data: dict[str, Any]) -> Container:
         error=state.get("Error", ""),
         restart_policy=(data["HostConfig"].get("RestartPolicy") or {}).get("Name") or "no",
         config_files=tuple(filter(None, files.split(","))),
-        working_dir=labels.get(f"{_LABEL}project.working_dir", ""),
         config_hash=labels.get(f"{_LABEL}config-hash", ""),
         environment=tuple(data["Config"].get("Env") or ()),
         oneoff=labels.get(f"{_LABEL}oneoff", "False") == "True",
