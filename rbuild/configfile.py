@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rbuild.errors import RbuildError, UsageError
-from rbuild.settings import Given, as_json, from_json, from_mapping, unknown_key
+from rbuild.settings import Given, as_json, from_json, from_mapping, key_lines, unknown_key
 
 _KEYS = ("projects", "defaults")
 _CACHE = "config-cache.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 class ConfigFile(NamedTuple):
@@ -92,6 +92,8 @@ def _cached(look: list[Any], state: str) -> ConfigFile | None:
 
 
 def _parse(path: str) -> ConfigFile:
+    from functools import partial
+
     from rbuild import yamlfile
 
     try:
@@ -113,8 +115,7 @@ def _parse(path: str) -> ConfigFile:
     if not isinstance(projects, list) or not all(isinstance(one, str) for one in projects):
         raise UsageError(f"{path}:{document.line('projects')}: projects: expected a list of paths")
     defaults = data.get("defaults")
-    keys = defaults if isinstance(defaults, dict) else {}
-    lines = {key: document.line("defaults", key) for key in keys}
+    lines = key_lines(defaults, partial(document.line, "defaults"))
     return ConfigFile(
         path,
         tuple(_absolute(one, path) for one in projects if isinstance(one, str)),

@@ -9,12 +9,12 @@ from typing import Any
 
 from rbuild.engine import Healthcheck, Port
 from rbuild.errors import ProjectError
-from rbuild.settings import BY_NAME, unknown_key
+from rbuild.settings import FILE_KEYS, unknown_key
 
 _PART = re.compile(r"([0-9.]+)(h|ms|us|µs|ns|m|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 STOP_GRACE = 10.0  # what the engine gives where nothing is said
-SERVICE_KEYS = ("update", "one-shot")
+SERVICE_KEYS = ("update", "one-shot", "rollback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,10 @@ class Service:
     has_image: bool = True
     """False for what a provider runs (Compose 2.36), which is no container."""
     environment: Mapping[str, str | None] | None = None
+    stays_new: bool = False
+    """A failed update does not take it back to its old image."""
+    shares: tuple[str, ...] = ()
+    """Services whose containers' namespaces its own containers live in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,12 @@ def _service(
         tags=tuple((data.get("build") or {}).get("tags") or ()),
         has_image="provider" not in data,
         environment=data.get("environment"),
+        stays_new=own.get("rollback") == "never",
+        shares=tuple(
+            value.removeprefix("service:")
+            for value in (data.get(kind) or "" for kind in ("network_mode", "pid", "ipc"))
+            if value.startswith("service:")
+        ),
         ports=tuple(
             Port(int(one["published"]), one.get("host_ip", ""), one.get("protocol", "tcp"))
             for one in data.get("ports") or ()
@@ -190,10 +200,10 @@ def _own_settings(data: Any, place: _Place) -> Mapping[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        keys = " and ".join(SERVICE_KEYS)
+        keys = ", ".join(SERVICE_KEYS)
         raise ProjectError(f"{place.of()}: x-rbuild: expected a mapping with {keys}, not {data!r}")
     for key, value in data.items():
-        if key in BY_NAME:
+        if key in FILE_KEYS:
             raise ProjectError(
                 f"{place.of(key)}: {key} is a setting of the project, not of a service",
                 hint="move it to the x-rbuild at the top of the file",
@@ -202,6 +212,8 @@ def _own_settings(data: Any, place: _Place) -> Mapping[str, Any]:
             raise unknown_key(key, place.of(key), SERVICE_KEYS, ProjectError)
         if key == "update" and value not in ("auto", "manual"):
             raise ProjectError(f"{place.of(key)}: update: {value!r} is neither auto nor manual")
+        if key == "rollback" and value not in ("auto", "never"):
+            raise ProjectError(f"{place.of(key)}: rollback: {value!r} is neither auto nor never")
         if key == "one-shot" and not isinstance(value, bool):
             raise ProjectError(f"{place.of(key)}: one-shot: {value!r} is neither true nor false")
     return data

@@ -75,6 +75,8 @@ class Container:
     healthcheck_output: str = ""
     ports: tuple[Port, ...] = ()
     """What it publishes as it is running."""
+    volumes: tuple[str, ...] = ()
+    """Names or folders of what it may write to and what outlives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class EngineInfo:
     """What it builds and pulls for by default, as images name it: `linux/amd64`."""
     here: bool = False
     """Whether it publishes ports on the very machine that we run on."""
+    root: str = ""
+    """The folder on its machine where it keeps what it has; empty if it doesn't tell."""
 
 
 class Engine(Protocol):
@@ -165,6 +169,10 @@ class Engine(Protocol):
 
     def rename_container(self, container: str, name: str) -> None:
         """Give a container another name."""
+
+    def stopping(self, project: str, since: float) -> frozenset[str]:
+        """IDs of containers that were told to stop after `since` (the engine's clock, epoch
+        seconds) and still run: they are about to end."""
 
     def logs(self, container: str, lines: int) -> str:
         """The last lines that a container wrote."""

@@ -68,10 +68,34 @@ class GateError(RbuildError):
     """Services came up and were not judged healthy."""
 
 
-class Busy(RbuildError):
-    """Another run holds the project's lock: deferred, not failed."""
+class RolledBack(RbuildError):
+    """An update failed, and what ran before runs again."""
+
+    exit_code = 3
+
+
+class NeedsPerson(RbuildError):
+    """An update failed, and what ran before could not be brought back."""
+
+    exit_code = 4
+
+
+class HookError(RbuildError):
+    """A hook failed, took too long or could not be started."""
+
+
+class SpaceError(RbuildError):
+    """Too little space where the engine stores images; nothing was touched."""
+
+
+class Deferred(RbuildError):
+    """Not now, and no failure: said on a terminal, silent elsewhere."""
 
     exit_code = 75
+
+
+class Busy(Deferred):
+    """Another run holds the project's lock."""
 
 
 class Interrupted(RbuildError):
@@ -81,6 +105,10 @@ class Interrupted(RbuildError):
         super().__init__(f"interrupted by signal {signum}")
         self.signum = signum
         self.exit_code = 128 + signum
+
+
+class CutOff(RbuildError):
+    """An earlier run was cut off: killed, or its engine went away."""
 
 
 class InternalError(RbuildError):

@@ -5,10 +5,12 @@ This is the slow look, taken when a project may be stale; it needs Docker's CLI,
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rbuild import configuration, fingerprint, inputs, record, yamlfile
@@ -18,7 +20,7 @@ from rbuild.errors import ProjectError
 from rbuild.inputs import Inputs
 from rbuild.project import Project, Target, require_compose_file
 from rbuild.record import Record, Store
-from rbuild.settings import Given, as_json, from_mapping
+from rbuild.settings import Given, as_json, from_mapping, key_lines
 
 _UNSET = re.compile(r'The \\?"(\w+)\\?" variable is not set')
 # Spellings of one project whose signatures a record keeps.
@@ -48,6 +50,10 @@ class Loaded:
     provided: tuple[str, ...]
     own_settings: Mapping[str, Given]
     notes: tuple[str, ...]
+    rendered: Mapping[str, Any]
+    """The whole configuration, as Compose renders it."""
+    inputs_digest: str
+    """Of all that an update is made from, settings included: what to try again, or not."""
 
 
 def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, str]) -> Loaded:
@@ -71,7 +77,10 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
         target, service_extensions=bool(lines) or bool(found.remote)
     )
     parsed = configuration.parse(rendered, project.path, lines)
-    own_settings = _own_settings(rendered.get("x-rbuild"), documents)
+    # Of files that are included or extended, Compose takes no `x-rbuild`.
+    main = [one for one in documents if one.path in found.main_files]
+    own_settings = _own_settings(rendered.get("x-rbuild"), main)
+    _refuse_lost_hooks(rendered.get("x-rbuild"), main)
 
     folder = store.path(parsed.name, project.home)
     known, damaged = _read(folder)
@@ -109,7 +118,22 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
         provided=tuple(sorted(_provided(found, environ))),
         own_settings=own_settings,
         notes=_notes(complaints, found),
+        rendered=rendered,
+        inputs_digest=_inputs_digest(digests, own_settings, rendered, key),
     )
+
+
+def _inputs_digest(
+    digests: Mapping[str, str],
+    own_settings: Mapping[str, Given],
+    rendered: Mapping[str, Any],
+    key: str,
+) -> str:
+    services = (rendered.get("services") or {}).items()
+    own = {name: one["x-rbuild"] for name, one in services if "x-rbuild" in one}
+    values = {name: given.value for name, given in own_settings.items()}
+    whole = json.dumps([dict(digests), values, own], sort_keys=True)
+    return record.keyed_digest(key, whole.encode())
 
 
 def remember_view(known: Record, loaded: Loaded) -> None:
@@ -161,14 +185,45 @@ def _own_settings(data: Any, documents: Sequence[yamlfile.Document]) -> dict[str
         if here is not None and not isinstance(here, dict):
             from_mapping(here, f"{document.path}:{document.line('x-rbuild')}", {}, ProjectError)
         elif here and isinstance(data, dict):
-            lines = {name: document.line("x-rbuild", name) for name in here}
-            wanted = {name: data[name] for name in here if name in data}
-            result.update(from_mapping(wanted, document.path, lines, ProjectError))
+            lines = key_lines(here, partial(document.line, "x-rbuild"))
+            result.update(from_mapping(_part(data, here), document.path, lines, ProjectError))
     if not isinstance(data, dict):
         return from_mapping(data, "x-rbuild", {}, ProjectError)
     # What no file shows (an include from afar).
-    rest = {name: value for name, value in data.items() if name not in result}
-    return {**from_mapping(rest, "x-rbuild", {}, ProjectError), **result}
+    return {**from_mapping(data, "x-rbuild", {}, ProjectError), **result}
+
+
+def _part(data: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """The rendered settings that one file has a say in; hooks one by one."""
+    part = {name: data[name] for name in here if name in data}
+    rendered, hooks = part.get("hooks"), here.get("hooks")
+    if isinstance(rendered, dict):
+        part["hooks"] = {name: rendered[name] for name in hooks or () if name in rendered}
+    return part
+
+
+def _refuse_lost_hooks(data: Any, documents: Sequence[yamlfile.Document]) -> None:
+    """Raise ProjectError for a hook that Compose drops or joins with another file's.
+
+    Of several files' `x-rbuild`, Compose 2.26 takes the last one whole and 2.40 strings lists
+    together; a dump that is quietly not made is found out when it is needed.
+    """
+    rendered = data.get("hooks") if isinstance(data, dict) else None
+    places: dict[str, str] = {}
+    for document in documents:
+        own = document.data.get("x-rbuild") if isinstance(document.data, dict) else None
+        hooks = own.get("hooks") if isinstance(own, dict) else None
+        for name in hooks if isinstance(hooks, dict) else ():
+            place = f"{document.path}:{document.line('x-rbuild', 'hooks', name)}"
+            command = rendered.get(name) if isinstance(rendered, dict) else None
+            before = places.get(name)
+            if command is None or (before and isinstance(command, list)):
+                why = f"{before} has it too" if before else "another file's x-rbuild replaces it"
+                raise ProjectError(
+                    f"{place}: hooks.{name}: {why}, and Compose does not keep them apart",
+                    hint="let one of the project's files have the whole x-rbuild",
+                )
+            places[name] = place
 
 
 def _provided(found: Inputs, environ: Mapping[str, str]) -> set[str]:

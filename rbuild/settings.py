@@ -9,7 +9,7 @@ RBUILD_DEFAULT_* in the environment > built-in.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from rbuild.errors import RbuildError, UsageError
@@ -94,12 +94,28 @@ OPTIONS = (
         "5 s",
     ),
     Option(
+        "monitor-period",
+        duration,
+        0,
+        "Watch services this long after they are healthy.",
+        ("RBUILD_MONITOR_PERIOD",),
+        "0 s = off",
+    ),
+    Option(
         "build-timeout",
         duration,
         3600,
         "Time limit of one build or pull.",
         ("RBUILD_BUILD_TIMEOUT",),
         "1 h",
+    ),
+    Option(
+        "hook-timeout",
+        duration,
+        600,
+        "Time limit of one hook.",
+        ("RBUILD_HOOK_TIMEOUT",),
+        "10 min",
     ),
     Option(
         "keep-images",
@@ -119,15 +135,20 @@ OPTIONS = (
     ),
 )
 BY_NAME = {option.name: option for option in OPTIONS}
+HOOKS = ("before-update", "after-update", "on-failure")
+# What stands in files alone. A hook goes by `hooks.NAME` among the given values.
+_HOOK_KEYS = {name: f"hooks.{name}" for name in HOOKS}
+FILE_KEYS = (*BY_NAME, "hooks")
 # Options of a run, not of a project: a person who looks for them in a file is told so.
-RUN_OPTIONS = ("force-rebuild", "remove-images", "all", "jobs", "dry-run", "json", "verbose",
-               "quiet", "config", "state-dir")  # fmt: skip
+RUN_OPTIONS = ("force-rebuild", "remove-images", "all", "jobs", "lock-wait", "to", "dry-run",
+               "json", "verbose", "quiet", "config", "state-dir")  # fmt: skip
 
 
 class Given(NamedTuple):
     """A value somebody gave, and where: `flag`, `BUILD_TTL`, `/srv/site/compose.yml:3` …"""
 
-    value: int | bool
+    value: int | bool | tuple[str, ...]
+    """A hook's is its command, ready to be run."""
     origin: str
 
 
@@ -137,11 +158,15 @@ class Settings(NamedTuple):
     build_period: int
     up_timeout_period: int
     settle_period: int
+    monitor_period: int
     build_timeout: int
+    hook_timeout: int
     keep_images: int
     prune_image_cache: bool
     origins: Mapping[str, str]
     """Where each came from, by option name."""
+    hooks: Mapping[str, Given]
+    """The hooks that are set, by name, each with the place that set it."""
 
     @property
     def up_timeout_is_given(self) -> bool:
@@ -161,7 +186,12 @@ def resolve(*sources: Mapping[str, Given]) -> Settings:
             if given is not None:
                 values[option.field], origins[name] = given.value, given.origin
                 break
-    return Settings(**values, origins=origins)
+    hooks: dict[str, Given] = {}
+    for source in sources:
+        for name, key in _HOOK_KEYS.items():
+            if key in source:
+                hooks.setdefault(name, source[key])
+    return Settings(**values, origins=origins, hooks=hooks)
 
 
 def defaults_from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
@@ -200,7 +230,7 @@ def from_mapping(
 ) -> dict[str, Given]:
     """What an `x-rbuild:` or `defaults:` mapping sets.
 
-    `where` is the file, `lines` has each key's line. Raises `error` naming file, line and key.
+    `where` is the file, `lines` what `key_lines` gave. Raises `error` naming file, line and key.
     """
     if mapping is None:
         return {}
@@ -209,9 +239,12 @@ def from_mapping(
     found = {}
     for key, value in mapping.items():
         place = f"{where}:{lines[key]}" if key in lines else where
+        if key == "hooks":
+            found.update(_hooks(value, place, where, lines, error))
+            continue
         option = BY_NAME.get(key) if isinstance(key, str) else None
         if option is None:
-            raise unknown_key(key, place, BY_NAME, error)
+            raise unknown_key(key, place, FILE_KEYS, error)
         # YAML has made numbers and booleans of what a flag takes as text.
         text = str(value).lower() if isinstance(value, bool) else str(value)
         try:
@@ -221,6 +254,79 @@ def from_mapping(
         except BadValue as bad:
             raise error(f"{place}: {key}: {bad}") from None
     return found
+
+
+def key_lines(mapping: Any, line: Callable[..., int]) -> dict[str, int]:
+    """The line of each key of a mapping of settings, and of each hook as `hooks.NAME`.
+
+    `line` gives the line of the key that a path from the mapping leads to.
+    """
+    if not isinstance(mapping, dict):
+        return {}
+    hooks = mapping.get("hooks")
+    lines = {key: line(key) for key in mapping}
+    for name in hooks if isinstance(hooks, dict) else ():
+        lines[f"hooks.{name}"] = line("hooks", name)
+    return lines
+
+
+def _hooks(
+    data: Any, place: str, where: str, lines: Mapping[str, int], error: type[RbuildError]
+) -> dict[str, Given]:
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise error(
+            f"{place}: hooks: expected a mapping of hooks, not {data!r}",
+            hint=f"the hooks are {', '.join(HOOKS)}",
+        )
+    found = {}
+    for name, value in data.items():
+        key = f"hooks.{name}"
+        here = f"{where}:{lines[key]}" if key in lines else place
+        if name not in HOOKS:
+            raise unknown_key(name, here, HOOKS, error)
+        try:
+            found[key] = Given(command(value), here)
+        except BadValue as bad:
+            raise error(f"{here}: {key}: {bad}") from None
+    return found
+
+
+def command(value: Any) -> tuple[str, ...]:
+    """What is to be run for a hook: a text is the shell's, a list a program and its arguments.
+
+    Raises BadValue.
+    """
+    if isinstance(value, str):
+        argv = ["/bin/sh", "-c", value]
+        empty = not value.strip()
+    elif isinstance(value, list):
+        argv = value
+        for number, word in enumerate(argv, 1):
+            if not isinstance(word, str):
+                raise BadValue(
+                    f"item {number} of the command is {_as_yaml(word)}, not text: put it in "
+                    "quotes (YAML may have changed what you wrote, as it does 0755)"
+                )
+        empty = not argv or not argv[0].strip()
+    else:
+        raise BadValue(
+            "no command is given"
+            if value is None
+            else f"{_as_yaml(value)} is no command: give a text for the shell, or a list of texts"
+        )
+    if empty:
+        raise BadValue("the command is empty")
+    if any("\0" in word for word in argv):
+        raise BadValue("a command cannot hold a NUL character")
+    return tuple(argv)
+
+
+def _as_yaml(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def unknown_key(
@@ -238,18 +344,30 @@ def unknown_key(
 
 def as_json(given: Mapping[str, Given]) -> dict[str, list[Any]]:
     """Given values as plain JSON, for a record or a cache."""
-    return {name: [one.value, one.origin] for name, one in given.items()}
+    return {
+        name: [list(one.value) if type(one.value) is tuple else one.value, one.origin]
+        for name, one in given.items()
+    }
 
 
 def from_json(data: Mapping[str, list[Any]]) -> dict[str, Given]:
     """The inverse of `as_json`; what this version does not know or take is dropped."""
-    return {name: Given(*pair) for name, pair in data.items() if _is_taken(name, pair)}
+    return {
+        name: Given(tuple(pair[0]) if type(pair[0]) is list else pair[0], pair[1])
+        for name, pair in data.items()
+        if _is_taken(name, pair)
+    }
 
 
 def _is_taken(name: str, pair: Any) -> bool:
+    if not isinstance(pair, list) or len(pair) != 2 or type(pair[1]) is not str:
+        return False
+    value = pair[0]
+    if name in BY_NAME:
+        return type(value) in (int, bool) and 0 <= value <= _LONGEST
     return (
-        name in BY_NAME
-        and isinstance(pair, list)
-        and [type(one) for one in pair] in ([int, str], [bool, str])
-        and 0 <= pair[0] <= _LONGEST
+        name in _HOOK_KEYS.values()
+        and type(value) is list
+        and len(value) > 0
+        and all(type(word) is str for word in value)
     )

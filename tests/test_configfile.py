@@ -58,6 +58,37 @@ def test_what_it_says(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPat
     assert read(path, {}, str(state)) == expected
 
 
+HOOKS = """\
+defaults:
+  hooks:
+    before-update: [dump, "0755"]
+    on-failure: |
+      mail root <"$RBUILD_LOG"
+"""
+
+
+def test_its_hooks(tmp_path: Path, state: Path) -> None:
+    path = written(tmp_path, HOOKS)
+    expected = {
+        "hooks.before-update": Given(("dump", "0755"), f"{path}:3"),
+        "hooks.on-failure": Given(("/bin/sh", "-c", 'mail root <"$RBUILD_LOG"\n'), f"{path}:4"),
+    }
+    assert read(path, {}, str(state)).defaults == expected
+    assert fresh_process(path, state) == "0 False"
+    assert read(path, {}, str(state)).defaults == expected
+
+
+def test_a_cache_of_a_version_that_knew_no_hooks_is_not_believed(
+    tmp_path: Path, state: Path
+) -> None:
+    path = written(tmp_path, HOOKS)
+    assert len(read(path, {}, str(state)).defaults) == 2
+    cache = json.loads(cache_of(state).read_text())
+    cache["look"][0] -= 1
+    cache_of(state).write_text(json.dumps({**cache, "defaults": {}}))
+    assert len(read(path, {}, str(state)).defaults) == 2
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "projects:\n", "projects: []\ndefaults: {}\n"])
 def test_it_may_say_nothing(tmp_path: Path, state: Path, text: str) -> None:
     path = written(tmp_path, text)
@@ -72,6 +103,12 @@ def test_it_may_say_nothing(tmp_path: Path, state: Path, text: str) -> None:
          "did you mean build-period?"),
         ("defaults:\n\n  keep-images: few\n", ":3: keep-images: 'few' is no whole number", ""),
         ("defaults: {jobs: 2}\n", ":1: jobs belongs to a run", ""),
+        ("defaults:\n  hooks:\n    before-updte: x\n", ":3: unknown key 'before-updte'",
+         "did you mean before-update?"),
+        ("defaults:\n  hooks:\n    on-failure: [sleep, 5]\n",
+         ":3: hooks.on-failure: item 2 of the command is 5, not text", ""),
+        ("defaults:\n  hooks: x\n", ":2: hooks: expected a mapping of hooks", "before-update"),
+        ("hooks: {}\n", ":1: unknown key 'hooks'", ""),
         ("defaults: [a]\n", ": expected a mapping of settings", ""),
         ("projects: /srv/site\n", ":1: projects: expected a list of paths", ""),
         ("\nprojects: [1]\n", ":2: projects: expected a list of paths", ""),
@@ -199,6 +236,7 @@ values = st.recursive(
 )
 @example(("defaults", []))
 @example(("defaults", {"build-period": 5}))
+@example(("defaults", {"hooks.on-failure": [[], "x"]}))
 @example(("projects", {"a": 1}))
 @example(("projects", [1]))
 @example(("projects", "abc"))

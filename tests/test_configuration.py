@@ -183,8 +183,9 @@ def test_a_manual_service() -> None:
         ({"update": None}, "c.yml:8: update: None is neither auto nor manual", ""),
         ({"one-shot": "yes"}, "/p: services.web.x-rbuild: one-shot: 'yes' is neither true", ""),
         ({"build-period": 5}, "/p: services.web.x-rbuild: build-period is a setting of", "move it"),
+        ({"hooks": {}}, "/p: services.web.x-rbuild: hooks is a setting of", "move it"),
         ({"jobs": 5}, "/p: services.web.x-rbuild: jobs belongs to a run", ""),
-        (["update"], "c.yml:6: x-rbuild: expected a mapping with update and one-shot", ""),
+        (["update"], "c.yml:6: x-rbuild: expected a mapping with update, one-shot, rollback", ""),
     ],
 )
 def test_a_wrong_x_rbuild_of_a_service(own: Any, message: str, hint: str) -> None:
