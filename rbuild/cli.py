@@ -29,6 +29,7 @@ from rbuild.settings import (
     Given,
     Option,
     defaults_from_environment,
+    duration,
     from_environment,
 )
 
@@ -53,6 +54,21 @@ class Setting(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
             return value
         try:
             return Given(self.option.parse(str(value)), f"flag --{self.option.name}")
+        except BadValue as error:
+            self.fail(str(error), param, ctx)
+
+
+class Period(click.ParamType):  # type: ignore[type-arg]
+    """A click type for a number of seconds that is no setting of a project."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Seconds."""
+        try:
+            return float(duration(str(value)))
         except BadValue as error:
             self.fail(str(error), param, ctx)
 
@@ -145,6 +161,14 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _lock_wait(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option of what works on a project, and may find another run at work there."""
+    return click.option(
+        "--lock-wait", type=Period(), default="0", envvar="RBUILD_LOCK_WAIT", metavar="DURATION",
+        help="Wait this long for another run on the project to end.  [default: 0 s]",
+    )(command)  # fmt: skip
+
+
 @click.group(
     cls=Main,
     invoke_without_command=True,
@@ -182,6 +206,7 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="N",
     help="Projects to work on at a time.  [default: 1]",
 )
+@_lock_wait
 @click.option(
     "-n",
     "--dry-run",
@@ -227,6 +252,45 @@ def status(**given: Any) -> None:
             for line in view.lines(found, given["verbose"], time.time()):
                 click.echo(line)
         sys.exit(1 if any(one.failure or one.problem for one in found) else 0)
+
+
+@main.command(context_settings=_CONTEXT)
+@click.option(
+    "--to",
+    metavar="GENERATION",
+    default="",
+    help="The kept generation to go back to.  [default: the newest]",
+)
+@_lock_wait
+@_shared
+def rollback(**given: Any) -> None:
+    """Bring a PROJECT back to what ran before its last update.
+
+    It passes the same health gate as an update does. What is left is not tried again by
+    itself until one of its files changes.
+    """
+    with _Errors():
+        run, arguments = _prepare({**given, "dry_run": False}, {})
+        if len(arguments) > 1:
+            raise UsageError(
+                "rollback takes one project at a time", hint=f"there are {len(arguments)} of them"
+            )
+        from functools import partial
+
+        from rbuild import byhand, crew
+
+        gc.enable()
+        report = _Report({**given, "quiet": False})
+        try:
+            project = locate(arguments[0], _cwd())
+        except RbuildError as error:
+            report.add(
+                Outcome(arguments[0], arguments[0], "failed", started=run.started, error=error)
+            )
+        else:
+            task = partial(byhand.roll_back, to=given["to"])
+            crew.work([project], run, report, jobs=1, task=task, lock_wait=given["lock_wait"])
+        sys.exit(report.close())
 
 
 class _Errors:
@@ -340,10 +404,12 @@ def _update(given: dict[str, Any]) -> int:
         else:
             unsure.append(project)
     if unsure:
-        from rbuild import crew
+        from rbuild import crew, refresh, removal
 
         gc.enable()
-        crew.work(unsure, run, report, jobs=given["jobs"], remove_images=given["remove_images"])
+        task = removal.remove if given["remove_images"] else refresh.refresh
+        wait = given["lock_wait"]
+        crew.work(unsure, run, report, jobs=given["jobs"], task=task, lock_wait=wait)
     return report.close()
 
 

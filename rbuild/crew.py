@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Protocol
 
@@ -15,9 +15,11 @@ from rbuild.glance import Run
 from rbuild.process import Log, Stop
 from rbuild.project import Project
 from rbuild.record import stamp, write_private
-from rbuild.refresh import Means, refresh
-from rbuild.removal import remove
+from rbuild.refresh import refresh
 from rbuild.report import Outcome
+from rbuild.scene import Means
+
+Task = Callable[[Project, Run, Means], Outcome | None]
 
 
 class Listener(Protocol):
@@ -31,9 +33,17 @@ class Listener(Protocol):
 
 
 def work(
-    projects: Sequence[Project], run: Run, listener: Listener, *, jobs: int, remove_images: bool
+    projects: Sequence[Project],
+    run: Run,
+    listener: Listener,
+    *,
+    jobs: int,
+    task: Task = refresh,
+    lock_wait: float = 0.0,
 ) -> None:
-    """Work through the projects, `jobs` at a time, whatever any of them does.
+    """Do a task on each project, `jobs` at a time, whatever comes of any of them.
+
+    `lock_wait`: seconds to wait for a project's lock.
 
     Projects in one folder share its lock, so they are worked one after another.
     """
@@ -56,7 +66,8 @@ def work(
         for project in group:
             if stop.signum and claimed:
                 return
-            outcome = _guarded(project, run, Means(connect, stop, claim, tell), remove_images)
+            means = Means(connect, stop, claim, tell, lock_wait)
+            outcome = _guarded(task, project, run, means)
             if outcome:
                 with guard:
                     listener.add(outcome)
@@ -81,10 +92,10 @@ def connect(stop: Stop, log: Log | None, held: Sequence[int]) -> Engine:
     return Whales(stop, log, held)
 
 
-def _guarded(project: Project, run: Run, means: Means, remove_images: bool) -> Outcome | None:
+def _guarded(task: Task, project: Project, run: Run, means: Means) -> Outcome | None:
     """One project's outcome, even where rbuild itself is wrong."""
     try:
-        return (remove if remove_images else refresh)(project, run, means)
+        return task(project, run, means)
     except Exception:
         when = stamp(run.started).replace(":", "")
         path = os.path.join(run.store.root, f"crash-{when}-{os.path.basename(project.home)}.txt")

@@ -42,7 +42,7 @@ def glance(project: Project, run: Run) -> Outcome | None:
         except RbuildError:
             continue
         view = known.views.get(project.spelling) if known else None
-        if known is None or view is None:
+        if known is None or view is None or known.untidy or known.failed:
             continue
         decision = _decide(known, view, run)
         if decision is None or decision.stale:

@@ -1,4 +1,4 @@
-"""What an update will do, as steps: pure, from plain values; `--dry-run` prints it."""
+"""What an update will do, as steps: pure, from plain values."""
 
 from __future__ import annotations
 
@@ -8,113 +8,16 @@ from dataclasses import dataclass
 
 from rbuild.bases import Bases
 from rbuild.configuration import Configuration, Service
-from rbuild.engine import Container, Image, Port
+from rbuild.engine import Container, Image
 from rbuild.errors import ProjectError
 from rbuild.health import Expectation, stopped_by_hand
 from rbuild.reference import kept, qualified, repository
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Tag the images that run now, so that they outlive the build, and remember their names."""
-
-    images: tuple[tuple[str, str], ...]
-    """(image ID, tag of ours)"""
-    names: tuple[tuple[str, str], ...]
-    """(image name, image ID before the update, or before one that was killed at its builds)"""
-
-    def __str__(self) -> str:
-        return f"keep the images that run now ({len(self.images)})"
-
-
-@dataclass(frozen=True, slots=True)
-class Pull:
-    """Fetch an image."""
-
-    reference: str
-    platform: str
-    purpose: str
-
-    def __str__(self) -> str:
-        where = f" for {self.platform}" if self.platform else ""
-        return f"pull {self.reference}{where} ({self.purpose})"
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """Build services without cache. `pull` lets BuildKit fetch bases that we can't read."""
-
-    services: tuple[str, ...]
-    pull: bool = False
-
-    def __str__(self) -> str:
-        return f"build {', '.join(self.services)} without cache" + (
-            ", bases pulled by the builder" if self.pull else ""
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Require:
-    """All images must be here before a container is touched."""
-
-    images: tuple[tuple[str, str], ...]
-    """(service, image name)"""
-
-    def __str__(self) -> str:
-        return "make sure that every image is here"
-
-
-@dataclass(frozen=True, slots=True)
-class Free:
-    """Ports that will be published anew must be free: `up` notices only halfway through."""
-
-    ports: tuple[tuple[str, Port], ...]
-    """(service, port)"""
-    own: tuple[str, ...] = ()
-    """Names of the project's own containers: what they hold, `up` takes from them."""
-    held: tuple[Port, ...] = ()
-    """The ports they hold."""
-
-    def __str__(self) -> str:
-        return f"make sure that ports are free: {', '.join(str(port) for _, port in self.ports)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Up:
-    """Bring the services up from the user's own files."""
-
-    services: tuple[str, ...]
-    options: tuple[str, ...]
-    leftovers: tuple[Container, ...] = ()
-    """What an interrupted recreate left behind: the next `up` would stumble over it."""
-    failing: tuple[str, ...] = ()
-    """Services that are failing already."""
-    apart: tuple[str, ...] = ()
-    """Options that keep Compose from services that are left alone. Only where it must be:
-    Compose 2.26 hashes dependencies into what it makes, and then makes it again at the next
-    plain `up`."""
-    beside: tuple[tuple[str, str], ...] = ()
-    """(image name, ID): as long as these hold, a plain `up` does not touch what is left alone."""
-
-    def __str__(self) -> str:
-        return f"bring up {', '.join(self.services)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """Wait until the services are judged healthy."""
-
-    expectations: tuple[Expectation, ...]
-    restarts: Mapping[str, int]
-
-    def __str__(self) -> str:
-        return "wait until they are healthy"
-
+from rbuild.settings import Given
+from rbuild.step import Build, Free, Gate, Hook, Keep, Pull, Require, Step, Up, Watch
 
 IMAGE = "image of a service"
 # States in which a container has its ports.
 HOLDING = ("running", "paused")
-Step = Free | Keep | Pull | Build | Require | Up | Gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +134,8 @@ def make(
     failing: Collection[str],
     ended_before: Mapping[str, int],
     compose_files: Sequence[str],
+    hooks: Mapping[str, Given] | None = None,
+    monitor_period: int = 0,
 ) -> Plan:
     """The plan of an update.
 
@@ -239,7 +144,8 @@ def make(
     those that an interrupted update had found set by hand, None if the containers still show
     them; `names_interrupted` is what image names meant before one that was killed at its
     builds; `failing` are the services that were in trouble before; `compose_files` are the
-    project's own. Raises ProjectError where another stack has the same name.
+    project's own; `monitor_period` is in seconds. Raises ProjectError where another stack has
+    the same name.
     """
     containers = [one for one in observed.containers if not one.oneoff]
     notes = _refuse_strangers(containers, configuration, compose_files)
@@ -281,6 +187,12 @@ def make(
             _up(configuration, observed, left, by_hand, orphans, leftovers, tuple(failing)),
             Gate(expectations, {one.id: one.restarts for one in containers}),
         ]
+        if monitor_period:
+            steps.append(Watch(expectations, monitor_period))
+    before = (hooks or {}).get("before-update")
+    if before is not None and isinstance(before.value, tuple):
+        # Once it is sure that the update can begin.
+        steps.insert(1 if isinstance(steps[0], Free) else 0, Hook("before-update", before.value))
     return Plan(
         steps=tuple(steps),
         notes=tuple(notes),

@@ -24,12 +24,14 @@ class Target(NamedTuple):
 
     `folder` is kept as it was spelled (made absolute, links not resolved), because Compose
     takes a project's default name from it. No `files` means the folder's own choice, which is
-    `chosen` once it is known.
+    `chosen` once it is known. A `name` is given only with a kept configuration, whose own folder
+    is not the project's.
     """
 
     folder: str
     files: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
+    name: str = ""
 
 
 class Project(NamedTuple):

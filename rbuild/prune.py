@@ -9,10 +9,10 @@ from rbuild.errors import EngineError
 from rbuild.reference import generations, pattern, qualified
 
 
-def expired(tags: Iterable[str], project: str, keep: int) -> list[str]:
-    """Those of a project's kept tags that belong to older generations than the `keep` newest."""
-    by_age = list(generations(tags, project).values())
-    return [tag for generation in by_age[keep:] for tag in generation]
+def expired(tags: Iterable[str], project: str, keep: Collection[str]) -> list[str]:
+    """Those of a project's kept tags that belong to no generation to `keep`."""
+    found = generations(tags, project).items()
+    return [tag for stamp, own in found if stamp not in keep for tag in own]
 
 
 def unused(images: Iterable[Image], used: Collection[str]) -> list[str]:
@@ -20,11 +20,12 @@ def unused(images: Iterable[Image], used: Collection[str]) -> list[str]:
     return [one.id for one in images if not one.tags and one.id not in used]
 
 
-def tidy(engine: Engine, project: str, keep: int, tracked: Sequence[str]) -> list[str]:
+def tidy(engine: Engine, project: str, keep: Collection[str], tracked: Sequence[str]) -> list[str]:
     """Remove what earlier updates of this project left: generations, nameless images.
 
-    `tracked` are IDs of images that our builds made and our pulls replaced; those that are
-    still there afterwards are given back, for the next time.
+    `keep` are the generations to keep, by stamp; `tracked` are IDs of images that our builds
+    made and our pulls replaced. Those that are still there afterwards are given back, for the
+    next time.
     """
     own = engine.list_images(reference=pattern(project))
     for tag in expired((tag for image in own for tag in image.tags), project, keep):
@@ -40,9 +41,12 @@ def tidy(engine: Engine, project: str, keep: int, tracked: Sequence[str]) -> lis
         if "rbuild.project" not in (one.labels or {})
     ]
     used = engine.used_images() if built or known else frozenset()
-    for image in dict.fromkeys(unused([*built, *known.values()], used)):
-        engine.remove_image(image)
-    return [one.id for one in known.values() if one.tags or one.id in used]
+    gone = dict.fromkeys(unused([*built, *known.values()], used))
+    stay = [image for image in gone if not engine.remove_image(image)]
+    if stay:
+        # An engine that has gone away refuses everything: then nothing is cleaned up.
+        engine.check()
+    return [one.id for one in known.values() if one.tags or one.id in used or one.id in stay]
 
 
 def removable(

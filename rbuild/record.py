@@ -23,7 +23,7 @@ except ImportError:  # pragma: no cover - an interpreter without the built-in mo
 
 from rbuild.errors import StateError
 
-VERSION = 1
+VERSION = 2
 _LAST = 253402300799.0
 
 
@@ -55,8 +55,16 @@ class Record:
     """IDs of images in use that never came from a registry, where the engine can't tell."""
     superseded: list[str] = field(default_factory=list)
     """IDs of images that our builds made and our pulls replaced, as long as they are there."""
+    configuration: str = ""
+    """Digest of the rendered configuration, in a file beside, that what runs was started from."""
+    taken: int = 0
+    """Bytes that the last good update took where the engine stores images."""
+    untidy: bool = False
+    """Set until what an update left over is removed."""
+    failed: dict[str, Any] | None = None
+    """The update that failed last, as long as nothing else succeeded (see `failure`)."""
     underway: dict[str, Any] | None = None
-    """Set while an update is at work: since, step, and what a person had set by hand."""
+    """Set while an update is at work (see `underway`)."""
 
     @property
     def built_at(self) -> float:
@@ -84,8 +92,9 @@ class Store:
 
     def folders(self, home: str) -> list[str]:
         """State folders of the projects at this folder; mostly one, none for a new project."""
-        if self._listing is None:
-            self._listing = {}
+        listing = self._listing
+        if listing is None:
+            listing = {}
             try:
                 names = os.listdir(self._projects)
             except FileNotFoundError:
@@ -93,8 +102,10 @@ class Store:
             except OSError as error:
                 raise unusable(self._projects, error) from None
             for name in sorted(names):
-                self._listing.setdefault(name[-24:], []).append(name)
-        found = self._listing.get(_digest(home), [])
+                listing.setdefault(name[-24:], []).append(name)
+            # At once: another thread may be here as well.
+            self._listing = listing
+        found = listing.get(_digest(home), [])
         return [os.path.join(self._projects, name) for name in found]
 
     def path(self, name: str, home: str) -> str:
@@ -144,9 +155,10 @@ def read(folder: str) -> Record | None:
             hint="upgrade rbuild, or move the file away to start afresh",
         )
     try:
+        # Version 1 lacked what has a default since; it had nothing else.
         record = Record(**data)
         _check(record)
-    except (TypeError, ValueError, OverflowError, AttributeError):
+    except (TypeError, ValueError, OverflowError, AttributeError, KeyError):
         raise Damaged(f"{path}: a record with missing or wrong parts") from None
     return record
 
@@ -243,14 +255,35 @@ def _check(record: Record) -> None:
     numbers = [one.get("scale") for one in record.services.values()]
     numbers += [one.get("ended") or 0 for one in record.services.values()]
     underway = record.underway or {}
-    numbers += underway.get("scales", {}).values()
+    numbers += [*underway.get("scales", {}).values(), underway.get("lost", 0)]
     if not all(type(one) is int for one in numbers):
         raise TypeError("services")
-    texts = [underway.get("generation", ""), *underway.get("stopped", [])]
-    texts += [*underway.get("failing", []), *underway.get("superseded", [])]
-    texts += underway.get("names", {}).values()
+    texts = [underway.get(part, "") for part in _TEXTS]
+    for part in _LISTS:
+        texts += underway.get(part, [])
+    for part in ("names", "built"):
+        texts += underway.get(part, {}).values()
     if not all(type(one) is str for one in texts):
         raise TypeError("underway")
+    if underway.get("touched"):
+        _moment(underway["since"])
+    failed = record.failed
+    if failed is not None:
+        if (
+            not all(type(failed[part]) is str for part in _FAILED)
+            or type(failed["tries"]) is not int
+        ):
+            raise TypeError("failed")
+        if not all(type(one) is str for one in failed["bases"].values()):
+            raise TypeError("failed")
+        _moment(failed["when"])
+        if failed["next"]:
+            _moment(failed["next"])
+
+
+def _moment(text: str) -> None:
+    """Raise ValueError or OverflowError for what is no moment in time."""
+    datetime.fromisoformat(text).timestamp()
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -258,5 +291,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "built": (str,), "finished": (str,),
     "digests": (dict,), "provided": (list,), "views": (dict,), "services": (dict,),
     "builds": (list,), "bases": (list,), "local": (list,), "superseded": (list,),
-    "underway": (dict, type(None)),
+    "configuration": (str,), "taken": (int,), "untidy": (bool,),
+    "failed": (dict, type(None)), "underway": (dict, type(None)),
 }  # fmt: skip
+_TEXTS = ("since", "step", "generation", "inputs", "error", "going")
+_LISTS = ("stopped", "failing", "superseded", "services", "after", "stay", "leave", "bases")
+_FAILED = ("inputs", "kind", "when", "next", "message", "log")

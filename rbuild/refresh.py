@@ -1,57 +1,50 @@
 """One pass over one project: is it due, and if so, update it. Reads top to bottom.
 
-Lock, look, decide; plan; keep what runs, pull, build, up, gate; record; prune. The record is
-written before the prune: a failed prune must not cause a rebuild. What fails before a
-container is touched is put back as it was.
+Lock, look; put right what a run that was cut off has left; decide; plan; then `attempt` takes
+the steps (keep what runs, pull, build, up, gate, record, prune), and `undo` undoes what fails.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from rbuild import bases, lock, plan, prune, record, recovery, staleness, steps
-from rbuild.engine import Container, Engine, EngineInfo
-from rbuild.errors import Busy, EngineError, Interrupted, RbuildError, StateError
+from rbuild import (
+    attempt,
+    bases,
+    failure,
+    generation,
+    keeping,
+    lock,
+    plan,
+    record,
+    recovery,
+    rescue,
+    staleness,
+)
+from rbuild.engine import Container
+from rbuild.errors import Deferred, EngineError, NeedsPerson, RbuildError, RolledBack
 from rbuild.glance import Run
-from rbuild.health import was_failing
 from rbuild.loading import Loaded, load, remember_view
 from rbuild.plan import Plan
-from rbuild.process import Log, Stop
+from rbuild.process import Log
 from rbuild.project import Project
 from rbuild.record import Record
 from rbuild.report import Outcome
+from rbuild.scene import Means, Scene
+from rbuild.settings import from_json
+from rbuild.step import Gate, Require, Up, Watch
 from rbuild.underway import (
-    Underway,
     kept_as,
     made_elsewhere,
     make_room_for_log,
     new_log,
     real_files,
-    tracked,
-    tracked_before,
-    updated,
-    write_labels,
+    still_counts,
 )
-
-Connect = Callable[[Stop, Log | None, Sequence[int]], Engine]
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What a pass works with beside its project."""
-
-    connect: Connect
-    """Makes an engine that ends with a Stop, writes to a Log and hands on descriptors."""
-    stop: Stop
-    claim: Callable[[str], bool]
-    """Whether a state folder is still free in this run: a project named twice is worked once."""
-    tell: Callable[[str, str, bool], None]
-    """Takes a project's name, a line about its progress, and whether that is a step of ours."""
 
 
 def refresh(project: Project, run: Run, means: Means) -> Outcome | None:
@@ -63,13 +56,13 @@ def refresh(project: Project, run: Run, means: Means) -> Outcome | None:
     begun = time.monotonic()
     worked = True
     try:
-        with _lock(project, run) as held:
+        with _lock(project, run, means) as held:
             worked = _pass(project, run, means, outcome, held)
     except RbuildError as error:
         outcome.error = error
         if outcome.outcome != "updated":
-            outcome.outcome = "deferred" if isinstance(error, Busy) else "failed"
-        if outcome.reasons and not outcome.touched:
+            outcome.outcome = _outcome_of(error)
+        if outcome.reasons and not outcome.touched and not outcome.standing:
             outcome.standing = "no container was touched"
             if outcome.steps or not isinstance(error, EngineError):
                 # The engine has answered: it lives, and so does what it runs.
@@ -81,70 +74,145 @@ def refresh(project: Project, run: Run, means: Means) -> Outcome | None:
 
 
 def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequence[int]) -> bool:
-    loaded = load(project, means.connect(means.stop, None, ()), run.store, run.environ)
-    name = outcome.name = loaded.configuration.name
-    outcome.notes = loaded.notes
+    try:
+        loaded = load(project, means.connect(means.stop, None, ()), run.store, run.environ)
+    except RbuildError:
+        _rescue_unread(project, run, means, outcome, held)
+        raise
+    outcome.name, outcome.notes = loaded.configuration.name, loaded.notes
     if not means.claim(loaded.folder):
         return False
-    log = Log(new_log(loaded, run.started), lambda line: means.tell(name, line, False))
-    engine = means.connect(means.stop, log, held)
+    scene = Scene(
+        project=project, run=run, means=means, outcome=outcome,
+        name=outcome.name, folder=loaded.folder,
+        known=loaded.record, settings=run.settings(loaded.own_settings),
+        log=Log(new_log(loaded.folder, run.started),
+                lambda line: means.tell(outcome.name, line, False)),
+        held=held, loaded=loaded, changed=loaded.changed,
+    )  # fmt: skip
     try:
-        known, changed = loaded.record, loaded.changed
-        if loaded.damaged:
-            known, changed = recovery.recover(loaded, run, engine, outcome)
-        settings = run.settings(loaded.own_settings)
-        decision = staleness.decide(
-            known,
-            changed,
-            build_period=settings.build_period,
-            forced=run.forced,
-            now=run.started,
-        )
-        outcome.reasons, outcome.due = decision.reasons, decision.due
-        if known is not None and not decision.stale:
-            _learn(known, loaded, run)
-            return True
-
-        info = engine.check()
-        made = _plan(loaded, known, run, engine, info)
-        outcome.notes += made.notes
-        outcome.bases = made.bases
-        outcome.steps = tuple(map(str, made.steps))
-        if run.dry_run:
-            outcome.outcome = "planned"
-            return True
-        run.store.make(loaded.folder)
-        make_room_for_log(log.path)
-        outcome.log = log.path
-        work = steps.Work(
-            engine=engine,
-            target=loaded.target,
-            configuration=loaded.configuration,
-            settings=settings,
-            overlay=write_labels(loaded, run.started),
-            clock_ahead=info.clock_ahead,
-            stop=means.stop,
-            tell=lambda text: means.tell(name, text, True),
-            engine_here=info.here,
-            made=list(made.made),
-        )
-        _update(loaded, known, made, work, run, means, log, outcome)
+        _work(scene, loaded)
     finally:
-        log.close()
+        scene.log.close()
     return True
 
 
-def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: EngineInfo) -> Plan:
-    """Ask the engine what is there, and plan. Changes nothing."""
+def _work(scene: Scene, loaded: Loaded) -> None:
+    run, outcome = scene.run, scene.outcome
+    if loaded.damaged:
+        scene.known, scene.changed = recovery.recover(loaded, run, scene.engine, outcome)
+    resumes = False
+    if rescue.is_torn(scene.known) and not run.dry_run:
+        scene.info = scene.engine.check()
+        _open_log(scene)
+        resumes = rescue.may_go_on(scene, scene.engine)
+        outcome.reasons = _decide(scene).reasons
+        if not resumes:
+            rescue.go_back(scene)
+    decision = _decide(scene)
+    outcome.reasons, outcome.due = decision.reasons, decision.due
+    _finish_cleaning(scene)
+    if not resumes:
+        _respect_failure(scene, loaded, stale=decision.stale)
+        if scene.known is not None and not decision.stale:
+            _learn(scene.known, scene, loaded)
+            return
+
+    scene.info = scene.info or scene.engine.check()
+    made, kept = _plan(scene, loaded)
+    if resumes:
+        last = tuple(one for one in made.steps if isinstance(one, Require | Up | Gate | Watch))
+        made = replace(made, steps=last)
+    outcome.notes += made.notes
+    outcome.bases = made.bases
+    outcome.steps = tuple(map(str, made.steps))
+    if run.dry_run:
+        outcome.outcome = "planned"
+        return
+    _open_log(scene)
+    scene.log.line(f"rbuild: {scene.name}: {'; '.join(': '.join(one) for one in outcome.reasons)}")
+    attempt.take(scene, loaded, made, kept, resumed=resumes)
+
+
+def _decide(scene: Scene) -> staleness.Decision:
+    return staleness.decide(
+        scene.known,
+        scene.changed,
+        build_period=scene.settings.build_period,
+        forced=scene.run.forced,
+        now=scene.run.started,
+    )
+
+
+def _respect_failure(scene: Scene, loaded: Loaded, *, stale: bool) -> None:
+    """Raise Deferred for an update that failed before and whose time has not come."""
+    failed = scene.known.failed if scene.known else None
+    if not failed or scene.run.forced:
+        return
+    if not stale and failed["kind"] != failure.LEFT:
+        # The files are again what runs.
+        return
+    bases_now = scene.engine.images(list(failed["bases"])) if failed["bases"] else {}
+    waits = failure.waiting(
+        failed,
+        inputs=scene.inputs,
+        bases={name: one.id for name, one in bases_now.items()},
+        now=scene.run.started,
+    )
+    if waits:
+        scene.outcome.retry = waits.until
+        until = f"not before {record.stamp(waits.until)[:16]}Z" if waits.until else "not by itself"
+        raise Deferred(
+            f"the last update failed, and is tried again {until}: {waits.message}"
+            if waits.kind != failure.LEFT
+            else f"{waits.message}: not updated until an input changes",
+            hint="--force-rebuild tries it now",
+        )
+
+
+def _learn(known: Record, scene: Scene, loaded: Loaded) -> None:
+    """Nothing is due: remember how it looks, so that the next look is short."""
+    if scene.run.dry_run:
+        return
+    remember_view(known, loaded)
+    # What failed, or was left by hand, is no longer what the files say.
+    known.failed = None
+    record.write(scene.folder, known)
+
+
+def _finish_cleaning(scene: Scene) -> None:
+    """A run before was cut off while it cleaned up."""
+    known = scene.known
+    if known is None or not known.untidy or known.underway or scene.run.dry_run:
+        return
+    try:
+        scene.info = scene.info or scene.engine.check()
+        keeping.tidy(scene, known)
+    except EngineError:
+        # Nothing hangs on it today; the next run tries again.
+        return
+
+
+def _plan(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
+    """Ask the engine what is there, and plan; with the name of the generation that is kept.
+
+    Changes nothing.
+    """
+    engine, known, run, info = scene.engine, scene.known, scene.run, scene.info
+    assert info
     configuration = loaded.configuration
     services = configuration.services
-    interrupted = (known.underway if known else None) or {}
-    containers = engine.containers(configuration.name)
+    containers = generation.ours(
+        engine.containers(configuration.name), loaded.folder, loaded.inputs.main_files
+    )
+    interrupted = still_counts(known, containers)
     images = engine.images(
         [name for one in services.values() if one.has_image for name in (one.image, *one.tags)]
     )
     torn = bool(interrupted.get("touched"))
-    left = plan.leave_alone(configuration, containers, interrupted.get("stopped") or (), torn)
+    # An engine that is killed stops what still runs when it comes back, like a person would.
+    unsure = torn or bool(interrupted.get("lost"))
+    left = plan.leave_alone(configuration, containers, interrupted.get("stopped") or (), unsure)
     unbuilt = plan.leave_unbuilt(configuration, left, images)
     needs = bases.find(configuration, _read_file, info.platform, unbuilt)
     images |= engine.images([one.reference for one in needs.needs])
@@ -155,7 +223,8 @@ def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: 
     }
     strange = {one.service for one in containers} - services.keys()
     past = known.services if known else {}
-    return plan.make(
+    kept = kept_as(interrupted, run.started)
+    made = plan.make(
         configuration,
         needs,
         plan.Observed(
@@ -174,25 +243,24 @@ def _plan(loaded: Loaded, known: Record | None, run: Run, engine: Engine, info: 
             ),
         ),
         left=left,
-        stamp=kept_as(known, run.started),
+        stamp=kept,
         scales_before={name: one["scale"] for name, one in past.items()},
         scales_interrupted=interrupted.get("scales") or {} if torn else None,
         names_interrupted={} if torn else interrupted.get("names") or {},
         # What an update of ours has broken is not what was failing anyway.
         failing=interrupted.get("failing") or ()
         if torn
-        else [
-            one.service
-            for one in containers
-            if not one.oneoff and was_failing([one], time.time() + info.clock_ahead)
-        ],
+        else keeping.in_trouble(containers, time.time() + info.clock_ahead),
         ended_before={name: one["ended"] for name, one in past.items()},
         compose_files=loaded.inputs.main_files,
+        hooks=scene.settings.hooks,
+        monitor_period=scene.settings.monitor_period,
     )
+    return made, kept
 
 
 def _unchanged(
-    loaded: Loaded, past: Mapping[str, Mapping[str, Any]], containers: Sequence[Container]
+    loaded: Loaded, past: Mapping[str, Mapping[str, object]], containers: Sequence[Container]
 ) -> list[str]:
     """Services whose configuration and containers are those of the last good update."""
     return [
@@ -204,120 +272,53 @@ def _unchanged(
     ]
 
 
-def _update(
-    loaded: Loaded,
-    known: Record | None,
-    made: Plan,
-    work: steps.Work,
-    run: Run,
-    means: Means,
-    log: Log,
-    outcome: Outcome,
+def _rescue_unread(
+    project: Project, run: Run, means: Means, outcome: Outcome, held: Sequence[int]
 ) -> None:
-    """Take the steps; what fails before containers are touched leaves all as it was."""
-    name = loaded.configuration.name
-    log.line(f"rbuild: {name}: {'; '.join(': '.join(one) for one in outcome.reasons)}")
-    underway = Underway(loaded, known, made, run.started)
-    try:
-        for step in made.steps:
-            underway.enter(step, certain=not work.touched, tracked=tracked(work))
-            work.tell(str(step))
-            log.line(f"== {step}")
-            steps.run(step, work)
-    except BaseException as error:
-        log.line(f"failed: {error}")
-        outcome.touched = work.touched
-        outcome.warnings += tuple(work.warnings)
-        if not work.touched:
-            # An engine that no signal stops: this must come to its end.
-            calm = means.connect(Stop(), log, ())
-            outcome.warnings += tuple(_put_back(made, work, calm, known, name))
-            if not isinstance(error, Interrupted):
-                underway.leave()
-        elif not isinstance(error, Interrupted):
-            _drop_failed(work, known, name)
-        underway.note_failure(error, log.path)
-        raise
+    """What a cut-off run has left of a project that can't be read any more goes back.
 
-    after = updated(loaded, known, made, work, run.started)
-    outcome.touched = work.touched
-    try:
-        record.write(loaded.folder, after)
-    except StateError:
-        outcome.standing = (
-            "the services are updated and healthy, but that could not be written down: "
-            "the next run updates them again"
-        )
-        raise
-    underway.forget_failure()
-    outcome.outcome = "updated"
-    outcome.notes += tuple(work.notes)
-    outcome.due = staleness.due_at(after.built_at, work.settings.build_period)
-    outcome.services = _services(made, after)
-    work.tell("prune")
-    try:
-        _prune(after, work, name)
-        record.write(loaded.folder, after)
-    except Interrupted:
-        outcome.standing = "the update is done; only cleaning up was cut short"
-        raise
-    except RbuildError as error:
-        work.warnings.append(f"updated, but not all is cleaned up: {error.message}")
-    outcome.warnings += tuple(work.warnings)
+    By its record alone: whoever is half way through editing a file sleeps as well.
+    """
+    if run.dry_run:
+        return
+    for folder in run.store.folders(project.home):
+        try:
+            known = record.read(folder)
+        except RbuildError:
+            continue
+        view = known.views.get(project.spelling) if known else None
+        if known is None or view is None or not rescue.is_torn(known) or not means.claim(folder):
+            continue
+        outcome.name = known.name
+        scene = Scene(
+            project=project, run=run, means=means, outcome=outcome, name=known.name,
+            folder=folder, known=known, settings=run.settings(from_json(view.get("settings", {}))),
+            log=Log(new_log(folder, run.started)), held=held,
+        )  # fmt: skip
+        try:
+            scene.info = scene.engine.check()
+            _open_log(scene)
+            rescue.go_back(scene)
+            outcome.standing = f"what a cut-off run had torn runs again; {outcome.standing}"
+        finally:
+            scene.log.close()
 
 
-def _prune(after: Record, work: steps.Work, name: str) -> None:
-    engine, settings = work.engine, work.settings
-    prune.remove_leftovers(engine, name)
-    after.superseded = prune.tidy(engine, name, settings.keep_images, after.superseded)
-    if settings.prune_image_cache:
-        engine.prune_build_cache()
+def _open_log(scene: Scene) -> None:
+    scene.run.store.make(scene.folder)
+    make_room_for_log(scene.log.path)
+    scene.outcome.log = scene.log.path
 
 
-def _put_back(
-    made: Plan, work: steps.Work, engine: Engine, known: Record | None, name: str
-) -> list[str]:
-    """Undo what was built and pulled; gives what could not be undone."""
-    problems = []
-    try:
-        for step in made.steps:
-            if isinstance(step, plan.Keep):
-                problems += steps.put_back(step, work.kept, engine)
-        # Half of a failed build is left over each time, until the disk is full.
-        tracked_ids = [*tracked_before(known), *tracked(work)]
-        there = prune.tidy(engine, name, max(1, work.settings.keep_images), tracked_ids)
-        if known is not None:
-            # What was pulled has lost its name again, but the next try may want it.
-            new = [one for one in (*there, *work.pulled) if one not in known.superseded]
-            nameless = [one.id for one in engine.images(new).values() if not one.tags]
-            known.superseded += dict.fromkeys(nameless)
-    except RbuildError as error:
-        problems.append(error.message)
-    return [f"not put back: {problem}" for problem in problems]
-
-
-def _drop_failed(work: steps.Work, known: Record | None, name: str) -> None:
-    """Each try builds anew: what an earlier one left must not fill the disk."""
-    try:
-        tracked_ids = [*tracked_before(known), *tracked(work)]
-        prune.tidy(work.engine, name, max(1, work.settings.keep_images), tracked_ids)
-    except RbuildError as error:
-        work.warnings.append(f"not all is cleaned up: {error.message}")
-
-
-def _learn(known: Record, loaded: Loaded, run: Run) -> None:
-    """Nothing changed but how it looks: remember that, so that the next look is short."""
-    if not run.dry_run:
-        remember_view(known, loaded)
-        record.write(loaded.folder, known)
-
-
-def _services(made: Plan, after: Record) -> list[dict[str, object]]:
-    return [
-        {"name": name, "state": made.left.get(name, one["state"]), "image": one["reference"],
-         "image_id": one["image"]}
-        for name, one in after.services.items()
-    ]  # fmt: skip
+def _outcome_of(error: RbuildError) -> str:
+    match error:
+        case Deferred():
+            return "deferred"
+        case RolledBack():
+            return "rolled-back"
+        case NeedsPerson():
+            return "needs-a-person"
+    return "failed"
 
 
 def _read_file(path: str) -> bytes:
@@ -326,10 +327,12 @@ def _read_file(path: str) -> bytes:
 
 
 @contextmanager
-def _lock(project: Project, run: Run) -> Iterator[Sequence[int]]:
+def _lock(project: Project, run: Run, means: Means) -> Iterator[Sequence[int]]:
     """The project's lock; a dry run changes nothing and asks for none."""
     if run.dry_run:
         yield ()
         return
-    with lock.hold(project.home) as descriptor:
+    with lock.hold(
+        project.home, wait=means.lock_wait, stop=means.stop, environ=run.environ
+    ) as descriptor:
         yield (descriptor,)

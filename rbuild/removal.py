@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 
 from rbuild import prune
-from rbuild.errors import Busy, RbuildError
+from rbuild.errors import Deferred, ProjectError, RbuildError
 from rbuild.glance import Run
 from rbuild.loading import load
 from rbuild.lock import hold
 from rbuild.project import Project
 from rbuild.reference import qualified
-from rbuild.refresh import Means
 from rbuild.report import Outcome
+from rbuild.scene import Means
 
 
 def remove(project: Project, run: Run, means: Means) -> Outcome | None:
@@ -20,7 +20,7 @@ def remove(project: Project, run: Run, means: Means) -> Outcome | None:
     outcome = Outcome(project.path, project.path, "removed", started=run.started)
     begun = time.monotonic()
     try:
-        with hold(project.home):
+        with hold(project.home, wait=means.lock_wait, stop=means.stop, environ=run.environ):
             engine = means.connect(means.stop, None, ())
             loaded = load(project, engine, run.store, run.environ)
             outcome.name = loaded.configuration.name
@@ -28,6 +28,11 @@ def remove(project: Project, run: Run, means: Means) -> Outcome | None:
                 return None
             engine.check()
             known = loaded.record
+            if ((known.underway if known else None) or {}).get("touched"):
+                raise ProjectError(
+                    "an update was cut off or failed here, and its way back needs these images",
+                    hint="`rbuild` puts that right first",
+                )
             builds = {*map(qualified, loaded.configuration.built_images)}
             builds |= set(known.builds if known else ())
             tracked = known.superseded if known else ()
@@ -39,6 +44,6 @@ def remove(project: Project, run: Run, means: Means) -> Outcome | None:
                 outcome.removed = tuple(one for one in found if engine.remove_image(one))
     except RbuildError as error:
         outcome.error = error
-        outcome.outcome = "deferred" if isinstance(error, Busy) else "failed"
+        outcome.outcome = "deferred" if isinstance(error, Deferred) else "failed"
     outcome.seconds = time.monotonic() - begun
     return outcome

@@ -40,6 +40,10 @@ class Outcome:
     standing: str = ""
     """After a failure: how it leaves the project, in words."""
     error: RbuildError | None = None
+    generation: str = ""
+    """The kept generation of what ran before the update."""
+    retry: float = 0.0
+    """When a failed update is next tried by itself, in epoch seconds; 0 for never."""
 
     @property
     def exit_code(self) -> int:
@@ -65,6 +69,8 @@ def results(outcomes: Sequence[Outcome], verbose: int, quiet: bool) -> list[str]
         if one.outcome == "updated" and not quiet:
             lines.append(f"{one.name}: updated {_services(one)}in {span(one.seconds)} "
                          f"({_reasons(one)})")  # fmt: skip
+        elif one.outcome == "rolled-back" and one.error is None and not quiet:
+            lines.append(f"{one.name}: rolled back to {one.generation} in {span(one.seconds)}")
         elif one.outcome == "planned" and not quiet:
             lines.append(f"{one.name}: would be updated ({_reasons(one)})")
             lines += [f"  {number}. {step}" for number, step in enumerate(one.steps, 1)]
@@ -89,6 +95,15 @@ def problems(one: Outcome, terminal: bool) -> list[tuple[int, str]]:
     lines += [(3, f"  {text}") for text in (error.hint, one.standing) if text]
     if one.reasons:
         lines.append((3, f"  it was due: {_reasons(one)}"))
+    if one.retry and one.outcome != "deferred":
+        retry = f"{stamp(one.retry)[:16]}Z"
+        lines.append(
+            (
+                3,
+                f"  tried again when an input changes, or after {retry}; "
+                "--force-rebuild tries it now",
+            )
+        )
     if one.log:
         lines.append((3, f"  whole output: {one.log}"))
     return lines
@@ -118,6 +133,8 @@ def _project(one: Outcome) -> dict[str, Any]:
         "removed": list(one.removed),
         "touched": one.touched,
         "standing": one.standing or None,
+        "generation": one.generation or None,
+        "retry": stamp(one.retry) if one.retry else None,
         "error": error and {"message": error.message, "detail": error.detail, "hint": error.hint},
     }
 

@@ -51,7 +51,8 @@ def decide(
     if record is not None and record.underway:
         step = record.underway.get("step", "start")
         since = record.underway.get("since", "an unknown time")
-        reasons.append(Reason("interrupted", f"the run of {since} ended during: {step}"))
+        how = "failed" if record.underway.get("going") == "over" else "ended"
+        reasons.append(Reason("interrupted", f"the run of {since} {how} during: {step}"))
     if record is None or not record.built:
         reasons.append(Reason("new", "no record of an earlier update"))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from rbuild import fingerprint, record, staleness
 from rbuild.engine import Container, Engine
 from rbuild.errors import RbuildError
+from rbuild.failure import LEFT, next_try
 from rbuild.glance import Run
 from rbuild.project import Project, locate, require_compose_file
 from rbuild.record import Record, stamp
@@ -30,7 +30,7 @@ class Standing:
     reasons: tuple[Reason, ...] = ()
     due: float = 0.0
     containers: list[Container] = field(default_factory=list)
-    failure: dict[str, str] | None = None
+    failure: dict[str, Any] | None = None
     problem: RbuildError | None = None
     """Why not all can be told."""
 
@@ -72,8 +72,7 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
         elif one.due:
             text.append(f"  due       {_local(one.due)} (in {span(one.due - now)})")
         if one.failure:
-            text.append(f"  failed    {one.failure.get('when', '')}: {one.failure['message']}")
-            text.append(f"            {one.failure.get('log', '')}")
+            text += _failure_lines(one.failure, now)
         if one.problem:
             text.append(f"  unknown   {one.problem.message}")
         text += _service_lines(one, now)
@@ -110,7 +109,9 @@ def _project(one: Standing) -> dict[str, Any]:
             for each in _own(one)
         ],
         "bases": known.bases if known else [],
-        "failure": one.failure,
+        "failure": {key: one.failure[key] or None for key in ("when", "message", "log", "next")}
+        if one.failure
+        else None,
         "problem": one.problem.message if one.problem else None,
         "settings": {
             name: {"value": getattr(settings, name.replace("-", "_")), "origin": origin}
@@ -124,7 +125,7 @@ def _project(one: Standing) -> dict[str, Any]:
 def _stand(project: Project, run: Run) -> Standing:
     """How a project stands by its record alone."""
     standing = Standing(os.path.basename(project.target.folder), project.path)
-    for folder, known in _records(project, run):
+    for known in _records(project, run):
         view = known.views.get(project.spelling) or next(iter(known.views.values()), None)
         settings = run.settings(from_json(view["settings"]) if view else {})
         changed = fingerprint.differences(view, run.environ, known.key) if view else []
@@ -144,7 +145,7 @@ def _stand(project: Project, run: Run) -> Standing:
                 for kind, detail in decision.reasons
             ),
             due=decision.due,
-            failure=_failure(folder),
+            failure=known.failed,
         )
     require_compose_file(project, run.environ)
     standing.settings = run.settings({})
@@ -154,22 +155,26 @@ def _stand(project: Project, run: Run) -> Standing:
     return standing
 
 
-def _records(project: Project, run: Run) -> list[tuple[str, Record]]:
+def _records(project: Project, run: Run) -> list[Record]:
     """The one record that knows this spelling, the newest first; else the folder's only one."""
-    found = [(folder, record.read(folder)) for folder in run.store.folders(project.home)]
-    records = [(folder, known) for folder, known in found if known]
-    fitting = [one for one in records if project.spelling in one[1].views]
-    fitting.sort(key=lambda one: one[1].built_at, reverse=True)
+    found = [record.read(folder) for folder in run.store.folders(project.home)]
+    records = [known for known in found if known]
+    fitting = [one for one in records if project.spelling in one.views]
+    fitting.sort(key=lambda one: one.built_at, reverse=True)
     return fitting or (records if len(records) == 1 else [])
 
 
-def _failure(folder: str) -> dict[str, str] | None:
-    try:
-        with open(os.path.join(folder, "failure.json"), encoding="utf-8") as file:
-            failure = json.load(file)
-    except (OSError, ValueError):
-        return None
-    return failure if isinstance(failure, dict) and "message" in failure else None
+def _failure_lines(failed: dict[str, Any], now: float) -> list[str]:
+    """What failed last, and when it is tried again."""
+    by_hand = failed["kind"] == LEFT
+    lines = [f"  {'left' if by_hand else 'failed':<10}{failed['when']}: {failed['message']}"]
+    until = next_try(failed)
+    when = f"{_local(until)} (in {span(until - now)})" if until > now else "now"
+    after = "an input changes" if by_hand else f"an input changes, or {when}"
+    lines.append(f"  retry     when {after}; --force-rebuild tries it now")
+    if failed["log"]:
+        lines.append(f"  log       {failed['log']}")
+    return lines
 
 
 def _service_lines(one: Standing, now: float) -> list[str]:

@@ -5,28 +5,39 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rbuild import gate, hook
 from rbuild.configuration import Configuration, longest_wait
 from rbuild.engine import Container, Engine, Port
-from rbuild.errors import EngineError, GateError, NotInRegistry, PullError, UpError
-from rbuild.health import Finding, Verdict, judge
-from rbuild.plan import Build, Free, Gate, Keep, Pull, Require, Step, Up
-from rbuild.process import Stop
+from rbuild.errors import EngineError, NotInRegistry, PullError, UpError
+from rbuild.process import Log, Stop
 from rbuild.project import Target
 from rbuild.reference import pattern
 from rbuild.settings import Settings
+from rbuild.step import (
+    Build,
+    Drop,
+    Free,
+    Gate,
+    Hook,
+    Keep,
+    Pull,
+    Require,
+    Restore,
+    Step,
+    Up,
+    Watch,
+)
 
-POLL = 0.4
 # Beyond the settling time, so that a short limit can still be met by a healthy service.
 SPARE = 5
-LOG_LINES = 12
 
 
 @dataclass
 class Work:
-    """An update while it is at work, and what came of its steps."""
+    """An update, or a way back, while it is at work, and what came of its steps."""
 
     engine: Engine
     target: Target
@@ -38,8 +49,15 @@ class Work:
     """Seconds that the engine's clock is ahead of ours."""
     stop: Stop
     tell: Callable[[str], None]
+    log: Log
+    hold: Sequence[int] = ()
+    """Descriptors of the project's lock."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """What hooks are told."""
     engine_here: bool = False
     """Whether the engine publishes ports on this machine."""
+    names: dict[str, str] = field(default_factory=dict)
+    """What image names meant before the update."""
     kept: list[str] = field(default_factory=list)
     """Tags of ours that this update has made."""
     superseded: list[str] = field(default_factory=list)
@@ -48,6 +66,8 @@ class Work:
     """IDs of the images that replaced them."""
     made: list[str] = field(default_factory=list)
     """IDs of the images that this project's builds have made, before and now."""
+    taken: int | None = None
+    """Bytes that builds and pulls took; None where that can't be told."""
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     touched: bool = False
@@ -56,6 +76,13 @@ class Work:
     """Of up and gate together, on the monotonic clock."""
     limit: float = 0.0
     containers: list[Container] = field(default_factory=list)
+    since: float = 0.0
+    """When containers were first touched, on the engine's clock in epoch seconds."""
+
+    @property
+    def name(self) -> str:
+        """Compose's name for the project."""
+        return self.configuration.name
 
 
 def run(step: Step, work: Work) -> None:
@@ -74,7 +101,26 @@ def run(step: Step, work: Work) -> None:
         case Up():
             _up(step, work)
         case Gate():
-            _gate(step, work)
+            gate.wait(step, work)
+        case Watch():
+            gate.watch(step, work)
+        case Hook():
+            hook.run(
+                step.name,
+                step.command,
+                environ=work.environ,
+                folder=work.target.folder,
+                stop=work.stop,
+                timeout=work.settings.hook_timeout,
+                log=work.log,
+                hold=work.hold,
+            )
+        case Restore():
+            for name, image in step.names:
+                work.engine.tag(image, name)
+        case Drop():
+            for one in step.containers:
+                work.engine.remove_container(one.id)
 
 
 def put_back(keep: Keep, tags: Sequence[str], engine: Engine) -> list[str]:
@@ -136,6 +182,7 @@ def is_taken(port: Port) -> bool:
 
 
 def _keep(step: Keep, work: Work) -> None:
+    work.names = dict(step.names)
     here = work.engine.images([image for image, _ in step.images])
     own = work.engine.list_images(reference=pattern(work.configuration.name))
     present = {tag for image in own for tag in image.tags}
@@ -160,8 +207,10 @@ def _pull(step: Pull, work: Work) -> None:
         raise PullError(message, hint=error.hint, detail=error.detail) from None
     after = work.engine.images([step.reference])
     old, new = before.get(step.reference), after.get(step.reference)
-    if old and new and old.id != new.id:
-        work.superseded.append(old.id)
+    # A run that was killed at this very pull has moved the name already.
+    meant = work.names.get(step.reference) or (old.id if old else "")
+    if meant and new and meant != new.id:
+        work.superseded.append(meant)
         work.pulled.append(new.id)
 
 
@@ -191,34 +240,34 @@ def _require(step: Require, work: Work) -> None:
 
 
 def _up(step: Up, work: Work) -> None:
-    work.limit = _time_limit(step, work)
-    work.deadline = time.monotonic() + work.limit
-    before = work.engine.containers(work.configuration.name)
+    set_time_limit(step.services, work)
+    before = work.engine.containers(work.name)
     here = work.engine.images([name for name, _ in step.beside]) if step.beside else {}
     moved = any(name not in here or here[name].id != image for name, image in step.beside)
     options = step.apart if moved else step.options
-    work.touched = True
+    work.since = work.since or time.time() + work.clock_ahead
+    was_touched, work.touched = work.touched, True
     _clear_leftovers(step, work)
+    if not step.services:
+        return
     try:
-        work.engine.up(work.target, list(options), timeout=work.limit)
+        work.engine.up(step.target or work.target, list(options), timeout=work.limit)
     except UpError as error:
-        work.containers = work.engine.containers(work.configuration.name)
+        work.containers = work.engine.containers(work.name)
         # Compose looks for networks, volumes and the like before it touches a container.
-        work.touched = bool(step.leftovers) or _lives(before) != _lives(work.containers)
-        troubled = [
-            Finding(one.service, _state_of(one), one)
-            for one in work.containers
-            if one.service in step.services
-            and (one.health == "unhealthy" or (one.state == "exited" and one.exit_code))
-        ]
+        work.touched = (
+            was_touched
+            or bool(step.leftovers)
+            or _lives(before) != _lives(work.containers)
+            or bool(work.engine.stopping(work.name, work.since))
+        )
+        troubled = gate.troubled(work.containers, step.services)
         if troubled and {one.service for one in troubled} <= set(step.failing):
             # What waits for a service that has been failing all along; the gate will tell.
             work.warnings.append(f"{error.message}: {_last_line(error.detail)}")
             return
-        parts = [error.detail, *(_evidence(one, work) for one in troubled)]
-        hint = _what_runs(work.containers) if work.touched else ""
-        if error.timed_out and work.touched:
-            hint += "; what Compose had asked to stop may stop yet"
+        parts = [error.detail, *(gate.evidence(one, work.engine) for one in troubled)]
+        hint = "what Compose had asked to stop may stop yet" if error.timed_out else ""
         raise UpError(error.message, hint=hint, detail="\n".join(filter(None, parts))) from None
 
 
@@ -230,13 +279,19 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1]
 
 
-def _time_limit(step: Up, work: Work) -> float:
+def set_time_limit(services: Sequence[str], work: Work) -> None:
+    """Let the time for `up` and gate begin."""
+    work.limit = _time_limit(services, work)
+    work.deadline = time.monotonic() + work.limit
+
+
+def _time_limit(names: Sequence[str], work: Work) -> float:
     """Seconds for up and gate: what was set, or as long as the healthchecks may take."""
     given = float(work.settings.up_timeout_period)
     least = float(work.settings.settle_period + SPARE)
     if work.settings.up_timeout_is_given:
         return max(given, least)
-    services = [work.configuration.services[name] for name in step.services]
+    services = [work.configuration.services[name] for name in names]
     images = work.engine.images([one.image for one in services])
     checks = {one.name: images[one.image].healthcheck for one in services if one.image in images}
     wait, service = longest_wait(work.configuration, checks)
@@ -255,74 +310,3 @@ def _clear_leftovers(step: Up, work: Work) -> None:
         else:
             # The old one is gone already: this one carries on its anonymous volumes.
             work.engine.rename_container(one.id, one.name.partition("_")[2])
-
-
-def _gate(step: Gate, work: Work) -> None:
-    tolerated = {one.service for one in step.expectations if one.was_failing}
-    name = work.configuration.name
-    while True:
-        work.stop.check()
-        work.containers = work.engine.containers(name)
-        verdict = judge(
-            step.expectations,
-            work.containers,
-            step.restarts,
-            now=time.time() + work.clock_ahead,
-            settle=work.settings.settle_period,
-        )
-        failed = [one for one in verdict.failed if one.service not in tolerated]
-        waiting = [one for one in verdict.pending if one.service not in tolerated]
-        late = time.monotonic() > work.deadline
-        if failed or (late and waiting):
-            raise _gate_error(failed or waiting, late and not failed, work)
-        if not verdict.pending or (late and not waiting):
-            work.warnings += _still_failing(verdict)
-            return
-        time.sleep(POLL)
-
-
-def _gate_error(findings: list[Finding], late: bool, work: Work) -> GateError:
-    names = ", ".join(one.service for one in findings)
-    message = f"{names}: not healthy" + (f" within {work.limit:.0f} s" if late else "")
-    return GateError(
-        message,
-        detail="\n".join(_evidence(one, work) for one in findings),
-        hint=_what_runs(work.containers),
-    )
-
-
-def _still_failing(verdict: Verdict) -> list[str]:
-    return [
-        f"{one.service}: {one.why}; it was failing before the update as well"
-        for one in (*verdict.failed, *verdict.pending)
-    ]
-
-
-def _evidence(finding: Finding, work: Work) -> str:
-    lines = [f"{finding.service}: {finding.why}"]
-    container = finding.container
-    if container:
-        if container.healthcheck_output:
-            lines.append(f"  healthcheck said: {container.healthcheck_output[-500:]}")
-        log = work.engine.logs(container.id, LOG_LINES)
-        lines += [f"  {container.name} | {line}" for line in log.splitlines()[-LOG_LINES:]]
-    return "\n".join(lines)
-
-
-def _state_of(container: Container) -> str:
-    if container.health == "unhealthy":
-        return "is unhealthy"
-    return f"exited with code {container.exit_code}"
-
-
-def _what_runs(containers: list[Container]) -> str:
-    """What a person must know first: what of the project runs now, and what doesn't."""
-    own = [one for one in containers if not one.oneoff]
-    running = dict.fromkeys(one.service for one in own if one.state == "running")
-    down = dict.fromkeys(
-        f"{one.service} ({one.state})" for one in own if one.service not in running
-    )
-    parts = [f"running now: {', '.join(running) or 'nothing'}"]
-    if down:
-        parts.append(f"not running: {', '.join(down)}")
-    return "; ".join(parts)

@@ -1,45 +1,54 @@
-"""What an update writes down before, while and after it works: for the next run to read."""
+"""What a run writes down before, while and after it works: for the next run to read.
+
+A record's `underway` note has:
+- `since`, `step` (what is being done), `generation` (what is kept of before), `touched` (whether
+  containers may have been), `going` (empty on the way forward, `back` on the way back, `over`
+  where it ended by itself in a state that needs a person), `by_hand` (`rbuild rollback` at work);
+- `error` (what failed), `lost` (how often the engine went away), `resumed` (whether a second run
+  took it up), `after` (the containers that there were at its end);
+- what is tried: `inputs`, `bases`, `built` (the images that came of it), `services` (brought up),
+  `stay` (not taken back to their old image), `leave` (not looked at);
+- what must not be forgotten of before: `names` of images, `stopped` services, `scales` set by
+  hand, `failing` services, `superseded` images.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rbuild import record
+from rbuild import generation, record
 from rbuild.engine import Container
 from rbuild.errors import RbuildError, StateError
 from rbuild.loading import Loaded, remember_view
-from rbuild.plan import Gate, Keep, Plan, Step, Up
+from rbuild.plan import Plan
 from rbuild.record import Record, Store, stamp
 from rbuild.reference import qualified
+from rbuild.step import Gate, Keep, Step, Up
 from rbuild.steps import Work
 
 MOST_LOGS = 10
 
 
 class Underway:
-    """The note in a record that an update is at work, and how far it is."""
+    """The note in a record that a run is at work, and how far it is."""
 
-    def __init__(self, loaded: Loaded, known: Record | None, made: Plan, started: float) -> None:
-        self._loaded = loaded
-        self._known = known
-        self._started = started
+    def __init__(self, folder: str, known: Record, note: dict[str, Any], *, is_new: bool) -> None:
+        self._folder = folder
+        self.base = known
+        """The record as it was, and is to be again if nothing comes of this."""
+        self._is_new = is_new
+        self._is_left = False
         self._earlier = tracked_before(known)
-        self._note: dict[str, Any] = {
-            "since": stamp(started),
-            "generation": kept_as(known, started),
-            # Also by an earlier run that was interrupted: the last good update is before that.
-            "touched": bool(known and known.underway and known.underway.get("touched")),
-            "stopped": [name for name, why in made.left.items() if why == "stopped"],
-            "scales": dict(made.scales),
-            "names": dict(one for step in made.steps if isinstance(step, Keep)
-                          for one in step.names),
-            "failing": [one.service for step in made.steps if isinstance(step, Gate)
-                        for one in step.expectations if one.was_failing],
-        }  # fmt: skip
+        self._note = note
+
+    @property
+    def note(self) -> Mapping[str, Any]:
+        """What stands in it."""
+        return self._note
 
     def enter(self, step: Step, *, certain: bool, tracked: Sequence[str] = ()) -> None:
         """Write down that `step` comes now, and the images that are ours to remove one day.
@@ -48,48 +57,155 @@ class Underway:
         are touched, going on is safer than stopping, note or no note.
         """
         self._note["step"] = str(step)
-        self._note["superseded"] = list(dict.fromkeys([*self._earlier, *tracked]))
+        noted = self._note.get("superseded") or ()
+        self._note["superseded"] = list(dict.fromkeys([*self._earlier, *noted, *tracked]))
         self._note["touched"] |= isinstance(step, Up) or not certain
-        interrupted = _blank(self._loaded) if self._known is None else self._known
-        try:
-            record.write(self._loaded.folder, _with_note(interrupted, self._note))
-        except StateError:
-            if certain:
-                raise
+        self._write(certain)
 
-    def leave(self) -> None:
-        """Put the record back as it was before the update."""
-        try:
-            if self._known is not None:
-                record.write(self._loaded.folder, self._known)
-            else:
-                os.unlink(os.path.join(self._loaded.folder, "record.json"))
-        except (StateError, OSError):
+    def has_built(self, images: Mapping[str, str]) -> None:
+        """What image names mean by now; goes to disk with the next step."""
+        self._note["built"] = dict(images)
+
+    def turn(self, error: BaseException, *, is_failure: bool) -> None:
+        """From here it goes back; `error` is remembered if it `is_failure` and no interruption."""
+        self._note["going"] = "back"
+        self._note["error"] = _text(error) if is_failure else ""
+        self._write(False)
+
+    def rewrite(self) -> None:
+        """As it stands: the next run goes on from here."""
+        self._write(False)
+
+    def lose_engine(self) -> None:
+        """The engine went away: the next run goes on from here."""
+        self._note["lost"] = self._note.get("lost", 0) + 1
+        self._write(False)
+
+    def new_images(self) -> list[str]:
+        """IDs of the images that the update has changed names to."""
+        old = set((self._note.get("names") or {}).values())
+        return [one for one in (self._note.get("built") or {}).values() if one not in old]
+
+    def rest_untouched(self, tracked: Sequence[str] = ()) -> None:
+        """The same where no container was touched. An earlier update left in need still is."""
+        if (self.base.underway or {}).get("touched"):
+            self._save(self.base)
+        else:
+            self.rest(tracked)
+
+    def rest(self, tracked: Sequence[str] = ()) -> bool:
+        """All is as it was, and the update is still wanted: the next run begins anew.
+
+        Gives whether that could be written.
+        """
+        self._note |= {"touched": False, "going": "", "error": "", "resumed": False}
+        self._note["superseded"] = list(dict.fromkeys([*self._earlier, *tracked]))
+        return self._write(False)
+
+    def clean_up(self, there: Iterable[str]) -> None:
+        """What is left over is removed, but for these images."""
+        self.base.superseded = list(there)
+        if self._is_left:
+            self.base.untidy = False
+            self._save(self.base)
+        else:
+            self._earlier, self._note["superseded"] = list(there), list(there)
+            self._write(False)
+
+    def give_up(self, failed: dict[str, Any]) -> None:
+        """Not to be tried again soon, though all is not put right yet."""
+        self.base.failed = failed
+        self._write(False)
+
+    def withdraw(self) -> None:
+        """The update is put off: as if this run had not been."""
+        if not self._is_new:
+            self._save(self.base)
             return
-
-    def note_failure(self, error: BaseException, log: str) -> None:
-        """Remember a failure for `rbuild status`, beside the record."""
-        message = error.message if isinstance(error, RbuildError) else repr(error)
-        failure = {"when": stamp(time.time()), "message": message, "log": log}
         try:
-            record.write_private(self._failure_path, json.dumps(failure))
-        except StateError:
-            return
-
-    def forget_failure(self) -> None:
-        """The update succeeded."""
-        try:
-            os.unlink(self._failure_path)
+            os.unlink(os.path.join(self._folder, "record.json"))
         except OSError:
             return
 
-    @property
-    def _failure_path(self) -> str:
-        return os.path.join(self._loaded.folder, "failure.json")
+    def end_in_need(self, failed: dict[str, Any], containers: Iterable[Container]) -> None:
+        """The run ends, and a person has to look: what ran before does not run again."""
+        self.base.failed = failed
+        self._note |= {"going": "over", "touched": True}
+        self._note["after"] = _ids(containers)
+        self._write(False)
+
+    def leave(self, failed: dict[str, Any] | None) -> bool:
+        """What ran before runs again: the record is as before the update, but for what `failed`.
+
+        Gives whether that could be written.
+        """
+        self.base.failed = failed
+        self.base.underway = None
+        self._note["touched"], self._is_left = False, True
+        return self._save(self.base)
+
+    def leave_untouched(self, failed: dict[str, Any]) -> None:
+        """No container was touched. An earlier update that was left in need still is."""
+        before = self.base.underway or {}
+        self.base.failed = failed
+        self.base.underway = before if before.get("touched") else None
+        self._save(self.base)
+
+    def _save(self, what: Record) -> bool:
+        try:
+            record.write(self._folder, what)
+        except StateError:
+            return False
+        return True
+
+    def _write(self, certain: bool) -> bool:
+        try:
+            record.write(self._folder, Record(**{**vars(self.base), "underway": self._note}))
+        except StateError:
+            if certain:
+                raise
+            return False
+        return True
+
+
+def begin(
+    loaded: Loaded, known: Record | None, made: Plan, kept: str, started: float, inputs: str
+) -> Underway:
+    """The note of an update that starts now.
+
+    `kept` is the generation of what runs, `inputs` the digest of what is tried.
+    """
+    before = (known.underway if known else None) or {}
+    note: dict[str, Any] = {
+        "since": stamp(started),
+        "generation": kept,
+        # Also by an earlier run that was interrupted: the last good update is before that.
+        "touched": bool(before.get("touched")) and before.get("generation") == kept,
+        "going": "",
+        "lost": before.get("lost", 0),
+        "inputs": inputs,
+        "bases": list(made.bases),
+        "stay": [name for name, one in loaded.configuration.services.items() if one.stays_new],
+        "services": [name for step in made.steps if isinstance(step, Up)
+                     for name in step.services],
+        "stopped": [name for name, why in made.left.items() if why == "stopped"],
+        "scales": dict(made.scales),
+        "names": dict(one for step in made.steps if isinstance(step, Keep) for one in step.names),
+        "failing": [one.service for step in made.steps if isinstance(step, Gate)
+                    for one in step.expectations if one.was_failing],
+    }  # fmt: skip
+    base = _blank(loaded) if known is None else Record(**vars(known))
+    return Underway(loaded.folder, base, note, is_new=known is None)
+
+
+def go_on(folder: str, known: Record, **changes: Any) -> Underway:
+    """The note of a run that was cut off, taken over by this one."""
+    note = {"touched": True, **(known.underway or {}), **changes}
+    return Underway(folder, Record(**vars(known)), note, is_new=False)
 
 
 def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, started: float) -> Record:
-    """The record of a project that was just updated well."""
+    """The record of a project that was just updated well, before it is cleaned up."""
     after = Record(
         name=loaded.configuration.name,
         home=loaded.project.home,
@@ -106,6 +222,9 @@ def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, starte
         bases=list(made.bases),
         local=list(made.local),
         superseded=list(dict.fromkeys([*tracked_before(known), *tracked(work)])),
+        configuration=generation.digest(loaded.rendered),
+        taken=work.taken if work.taken is not None else (known.taken if known else 0),
+        untidy=True,
     )
     remember_view(after, loaded)
     return after
@@ -128,16 +247,33 @@ def tracked(work: Work) -> list[str]:
     return list(dict.fromkeys([*work.superseded, *work.made]))
 
 
-def kept_as(known: Record | None, started: float) -> str:
-    """The generation that a run keeps: that of the last good update, whoever found it first.
+def still_counts(known: Record | None, containers: Iterable[Container]) -> Mapping[str, Any]:
+    """The note of an earlier run, as far as it tells something of these containers.
 
-    After an update that failed on containers, what runs is not what anybody wants back.
+    After one that ended in need of a person, it tells nothing once a person has put other
+    containers there.
     """
     before = (known.underway if known else None) or {}
-    return (before.get("touched") and before.get("generation")) or generation(started)
+    if before.get("going") == "over" and before.get("after") != _ids(containers):
+        return {}
+    return before
 
 
-def generation(started: float) -> str:
+def kept_as(before: Mapping[str, Any], started: float) -> str:
+    """The generation that a run keeps: that of the last good update, whoever found it first.
+
+    After an update that failed on containers (`before` is its note), what runs is not what
+    anybody wants back.
+    """
+    earlier: str = before.get("generation", "") if before.get("touched") else ""
+    return earlier or name_of(started)
+
+
+def _ids(containers: Iterable[Container]) -> list[str]:
+    return sorted(one.id for one in containers if not one.oneoff)
+
+
+def name_of(started: float) -> str:
     """The name of a generation that is new in the run that started then; fit for a tag."""
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started))
 
@@ -158,9 +294,9 @@ def write_labels(loaded: Loaded, started: float) -> str:
     return path
 
 
-def new_log(loaded: Loaded, started: float) -> str:
-    """Where this update's log goes."""
-    return os.path.join(loaded.folder, "logs", f"{generation(started)}.log")
+def new_log(folder: str, started: float) -> str:
+    """Where this run's log goes."""
+    return os.path.join(folder, "logs", f"{name_of(started)}.log")
 
 
 def make_room_for_log(path: str) -> None:
@@ -227,8 +363,8 @@ def _state(own: list[Container]) -> str:
 
 
 def _blank(loaded: Loaded) -> Record:
-    return Record(name=loaded.configuration.name, home=loaded.project.home)
+    return Record(name=loaded.configuration.name, home=loaded.project.home, key=loaded.key)
 
 
-def _with_note(known: Record, note: dict[str, Any]) -> Record:
-    return Record(**{**vars(known), "underway": dict(note)})
+def _text(error: BaseException) -> str:
+    return error.message if isinstance(error, RbuildError) else repr(error)

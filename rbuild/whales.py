@@ -97,6 +97,7 @@ class Whales:
             or f"{info.get('OSType', 'linux')}/{_ARCHITECTURES.get(machine, machine)}",
             # One that has another name (far away, or around our container) has other ports.
             here=info.get("Name") == socket.gethostname(),
+            root=str(info.get("DockerRootDir") or ""),
         )
         return self._info
 
@@ -283,6 +284,24 @@ class Whales:
             raise EngineError(f"container {container}: cannot be renamed {name}",
                               detail=_text(error)) from None  # fmt: skip
 
+    def stopping(self, project: str, since: float) -> frozenset[str]:
+        """See `engine.Engine.stopping`."""
+        argv = ["events", "--since", f"{since:.3f}", "--until", f"{self._now():.3f}"]
+        argv += ["--filter", f"label={_LABEL}project={project}", "--format", "{{json .}}"]
+        for event in ("kill", "die", "start"):
+            argv += ["--filter", f"event={event}"]
+        last: dict[str, str] = {}
+        for line in self._answer(argv).splitlines():
+            event = json.loads(line)
+            signum = event["Actor"].get("Attributes", {}).get("signal", "")
+            # A `docker kill --signal HUP` asks a service to read its files again, no more.
+            if event["Action"] != "kill" or signum in ("", "2", "3", "9", "15"):
+                last[event["Actor"]["ID"]] = event["Action"]
+        told = [one for one, action in last.items() if action == "kill"]
+        return frozenset(
+            one["Id"] for one in self._inspect("container", told) if one["State"]["Running"]
+        )
+
     def logs(self, container: str, lines: int) -> str:
         """See `engine.Engine.logs`."""
         result = self._query(["container", "logs", "--tail", str(lines), container])
@@ -325,13 +344,21 @@ class Whales:
             pass_fds=self._hold,
         )
 
+    def _now(self) -> float:
+        """The engine's clock, epoch seconds."""
+        return time.time() + (self._info.clock_ahead if self._info else 0.0)
+
     def _lines(self, arguments: Sequence[str]) -> list[str]:
+        """The words that a query prints, IDs mostly."""
+        return self._answer(arguments).split()
+
+    def _answer(self, arguments: Sequence[str]) -> str:
         result = self._query(arguments)
         if result.timed_out:
             raise EngineError(f"the engine did not answer within {QUERY_TIMEOUT:.0f} s")
         if result.code:
             raise _unreachable(result.tail)
-        return result.output.split()
+        return result.output
 
     def _inspect(self, kind: str, references: Sequence[str]) -> list[dict[str, Any]]:
         """What is known of those that exist, in their order; the CLI leaves out the rest."""
@@ -384,6 +411,8 @@ def _compose(target: Target, overlay: str = "") -> list[str]:
     that folder's .env; without `-f`, Compose reads both, the starting folder's winning.
     """
     argv = ["compose"]
+    if target.name:
+        argv += ["--project-directory", target.folder, "--project-name", target.name]
     if target.chosen and not _names_env_files():
         folder = os.path.dirname(target.chosen[0])
         dotenv = (os.path.join(folder, ".env"), os.path.join(target.folder, ".env"))
@@ -443,6 +472,13 @@ def _container(data: dict[str, Any]) -> Container:
             for kind, bindings in (data["HostConfig"].get("PortBindings") or {}).items()
             for one in bindings or ()
             if str(one.get("HostPort", "")).isdecimal()
+        ),
+        volumes=tuple(
+            dict.fromkeys(
+                one.get("Name") or one.get("Source", "")
+                for one in data.get("Mounts") or ()
+                if one.get("RW") and one.get("Type") in ("volume", "bind")
+            )
         ),
         healthcheck_output=(checks[-1].get("Output") or "").strip() if checks else "",
     )

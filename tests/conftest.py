@@ -10,6 +10,20 @@ import pytest
 SETTINGS = ("BUILD_PERIOD", "BUILD_TTL", "UP_TIMEOUT_PERIOD", "STATE_DIRECTORY", "JOURNAL_STREAM")
 
 
+# The longest files first, so that no worker is left with one of them at the end.
+LONGEST = (
+    "test_kill.py", "test_table.py", "test_table_containerd.py", "test_machine.py",
+    "test_rollback.py", "test_cut_off.py", "test_disk.py", "test_hooks.py", "test_update.py",
+    "test_interrupt.py", "test_bad_input.py", "test_sixty_days.py", "test_together.py",
+    "test_refresh_fake.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first, the others in their order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else 99)
+
+
 @pytest.fixture(autouse=True)
 def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the machine's own rbuild, nor another test's."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from rbuild import __version__, crew
+from rbuild import __version__, byhand, crew, refresh, removal
 from rbuild.cli import main
 from rbuild.glance import Run
 from rbuild.report import Outcome
@@ -70,9 +70,10 @@ def project(folder: Path, name: str = "compose.yml") -> str:
 # Help
 
 FLAGS = [
-    "--build-period", "--up-timeout-period", "--settle-period", "--build-timeout", "--keep-images",
-    "--prune-image-cache", "--force-rebuild", "--remove-images", "--all", "--jobs", "--dry-run",
-    "--quiet", "--json", "--verbose", "--config", "--state-dir",
+    "--build-period", "--up-timeout-period", "--settle-period", "--monitor-period",
+    "--build-timeout", "--hook-timeout", "--keep-images", "--prune-image-cache", "--force-rebuild",
+    "--remove-images", "--all", "--jobs", "--lock-wait", "--dry-run", "--quiet", "--json",
+    "--verbose", "--config", "--state-dir",
 ]  # fmt: skip
 
 
@@ -91,7 +92,8 @@ def test_help_states_every_option_with_its_default() -> None:
     assert "86400" in found["--build-period"]
     assert max(map(len, text.splitlines())) <= 100
     assert "rbuild [OPTIONS] [PROJECT]..." in text
-    assert "status" in text.partition("Commands:")[2]
+    commands = text.partition("Commands:")[2].partition("\n\n")[0]
+    assert re.findall(r"^  (\w+)", commands, re.M) == ["rollback", "status"]
 
 
 def test_help_of_status() -> None:
@@ -99,6 +101,16 @@ def test_help_of_status() -> None:
     assert "Usage: rbuild status [OPTIONS] [PROJECT]..." in text
     assert "--json" in text
     assert "--force-rebuild" not in text
+
+
+def test_help_of_rollback() -> None:
+    text = rbuild("rollback", "-h").output
+    assert "Usage: rbuild rollback [OPTIONS] [PROJECT]..." in text
+    options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.M))
+    assert options == {
+        "--to", "--lock-wait", "--json", "--verbose", "--config", "--state-dir", "--help"
+    }  # fmt: skip
+    assert "back to what ran before its last update" in text
 
 
 def test_version() -> None:
@@ -121,7 +133,7 @@ def test_the_original_command_lines(asked: Crew, tmp_path: Path) -> None:
     assert asked.run
     assert asked.run.forced
     rbuild("f1", "--remove-images")
-    assert asked.options == {"jobs": 1, "remove_images": True}
+    assert asked.options == {"jobs": 1, "task": removal.remove, "lock_wait": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +143,8 @@ def test_the_original_command_lines(asked: Crew, tmp_path: Path) -> None:
         ("--up-timeout-period", "90s", "up_timeout_period", 90),
         ("--settle-period", "0", "settle_period", 0),
         ("--build-timeout", "2h", "build_timeout", 7200),
+        ("--monitor-period", "3m", "monitor_period", 180),
+        ("--hook-timeout", "3m", "hook_timeout", 180),
         ("--keep-images", "3", "keep_images", 3),
         ("--prune-image-cache", None, "prune_image_cache", True),
         ("--no-prune-image-cache", None, "prune_image_cache", False),
@@ -166,7 +180,10 @@ VARIABLES: list[tuple[str, str, Any]] = [
     ("RBUILD_KEEP_IMAGES", "6", lambda c, r: c.settings.keep_images == 6),
     ("RBUILD_PRUNE_IMAGE_CACHE", "1", lambda c, r: c.settings.prune_image_cache),
     ("RBUILD_FORCE_REBUILD", "1", lambda c, r: c.run.forced),
-    ("RBUILD_REMOVE_IMAGES", "1", lambda c, r: c.options["remove_images"]),
+    ("RBUILD_REMOVE_IMAGES", "1", lambda c, r: c.options["task"] is removal.remove),
+    ("RBUILD_MONITOR_PERIOD", "6", lambda c, r: c.settings.monitor_period == 6),
+    ("RBUILD_HOOK_TIMEOUT", "6", lambda c, r: c.settings.hook_timeout == 6),
+    ("RBUILD_LOCK_WAIT", "2m", lambda c, r: c.options["lock_wait"] == 120.0),
     ("RBUILD_JOBS", "4", lambda c, r: c.options["jobs"] == 4),
     ("RBUILD_DRY_RUN", "1", lambda c, r: c.run.dry_run),
     ("RBUILD_QUIET", "1", lambda c, r: r.output == ""),
@@ -221,6 +238,61 @@ def test_all_projects_of_the_configuration_need_a_word_more(
     project(tmp_path)
     assert rbuild(flag, "--config", "my.yml").exit_code == 0
     assert asked.projects == [str(tmp_path)]
+
+
+# Rollback
+
+
+def test_a_rollback(asked: Crew, tmp_path: Path) -> None:
+    path = project(tmp_path / "p")
+    result = rbuild("rollback", "--to", "20261101T030000Z", "--lock-wait", "2m", "p")
+    assert result.exit_code == 0
+    assert asked.projects == [str(tmp_path / "p")]
+    task = asked.options.pop("task")
+    assert (task.func, task.args, task.keywords) == (
+        byhand.roll_back, (), {"to": "20261101T030000Z"}
+    )  # fmt: skip
+    assert asked.options == {"jobs": 1, "lock_wait": 120.0}
+    assert asked.run
+    assert not asked.run.dry_run
+    # By default to the newest one, and in the current folder.
+    os.chdir(tmp_path / "p")
+    assert rbuild("rollback").exit_code == 0
+    assert asked.projects == [str(tmp_path / "p")]
+    assert asked.options["task"].keywords == {"to": ""}
+    assert asked.options["lock_wait"] == 0.0
+    assert rbuild("rollback", path, RBUILD_LOCK_WAIT="7").exit_code == 0
+    assert asked.options["lock_wait"] == 7.0
+
+
+@pytest.mark.parametrize("given", ["arguments", "file"])
+def test_a_rollback_is_for_one_project_at_a_time(asked: Crew, tmp_path: Path, given: str) -> None:
+    paths = [project(tmp_path / "1"), project(tmp_path / "2")]
+    (tmp_path / "my.yml").write_text(f"projects: {json.dumps(paths)}\n")
+    result = rbuild("rollback", *(paths if given == "arguments" else ("--config", "my.yml")))
+    assert result.exit_code == 2
+    assert "one project at a time" in result.stderr
+    assert result.stdout == ""
+    assert asked.projects == []
+
+
+def test_a_rollback_of_what_is_no_project(asked: Crew, tmp_path: Path) -> None:
+    result = rbuild("rollback", "nope")
+    assert result.exit_code == 1
+    assert "nope: no such file or folder" in result.stderr
+    assert result.stdout == ""
+    result = rbuild("rollback", "nope", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert [one["outcome"] for one in found["projects"]] == ["failed"]
+    assert asked.projects == []
+
+
+def test_a_project_that_is_called_rollback(asked: Crew, tmp_path: Path) -> None:
+    project(tmp_path / "rollback")
+    rbuild("./rollback")
+    assert asked.projects == [str(tmp_path / "rollback")]
+    assert asked.options["task"] is refresh.refresh
 
 
 # Which projects
@@ -279,12 +351,19 @@ def test_no_project_says_where_it_looked(asked: Crew, tmp_path: Path) -> None:
         (["--build-period", "-5", "p"], "'-5' is no duration"),
         (["--keep-images", "few", "p"], "'few' is no whole number"),
         (["--jobs", "0", "p"], "0 is not in the range"),
+        (["--lock-wait", "soon", "p"], "'soon' is no duration"),
         (["--no-such-option", "p"], "No such option"),
         (["--force-rebuild", "--remove-images", "p"], "exclude each other"),
         (["--config", "nope.yml", "p"], "nope.yml: no such configuration file"),
         (["--config", ".", "p"], "is a directory"),
         (["--state-dir", "a-file", "p"], "is a file"),
         (["status", "--force-rebuild"], "No such option"),
+        (["status", "--lock-wait", "5"], "No such option"),
+        (["rollback", "--force-rebuild"], "No such option"),
+        (["rollback", "--dry-run", "p"], "No such option"),
+        (["rollback", "--to"], "requires an argument"),
+        (["rollback", "--lock-wait", "soon", "p"], "'soon' is no duration"),
+        (["--to", "20261101T030000Z", "p"], "No such option"),
         (["--build-period"], "requires an argument"),
     ],
 )
@@ -301,7 +380,8 @@ def test_usage_errors(asked: Crew, tmp_path: Path, arguments: list[str], message
 @pytest.mark.parametrize(
     ("variable", "value"),
     [("BUILD_TTL", "soon"), ("RBUILD_KEEP_IMAGES", "-1"), ("RBUILD_PRUNE_IMAGE_CACHE", "maybe"),
-     ("RBUILD_JOBS", "many"), ("RBUILD_FORCE_REBUILD", "perhaps"), ("RBUILD_CONFIG", "/nope.yml")],
+     ("RBUILD_LOCK_WAIT", "a while"), ("RBUILD_JOBS", "many"),
+     ("RBUILD_FORCE_REBUILD", "perhaps"), ("RBUILD_CONFIG", "/nope.yml")],
 )  # fmt: skip
 def test_usage_errors_in_the_environment(
     asked: Crew, tmp_path: Path, variable: str, value: str
@@ -352,7 +432,7 @@ def real(*arguments: Any, **more: Any) -> subprocess.CompletedProcess[bytes]:
 
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     script = f'cd gone; rmdir ../gone; exec {sys.executable} -P -m rbuild "$@"'
-    for arguments in ([], ["x"], ["status"]):
+    for arguments in ([], ["x"], ["status"], ["rollback"]):
         (tmp_path / "gone").mkdir()
         argv = ["/bin/sh", "-c", script, "sh", *arguments]
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
@@ -399,6 +479,8 @@ def test_completion() -> None:
     assert "status" in completed("rbuild st", 1)
     assert completed("rbuild status --js", 2) == ["--json"]
     assert "--force-rebuild" not in completed("rbuild status --", 2)
+    assert "rollback" in completed("rbuild ro", 1)
+    assert completed("rbuild rollback --t", 2) == ["--to"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -89,14 +89,16 @@ def tag(service: str, stamp: str, project: str = "p") -> str:
 @pytest.mark.parametrize(
     ("keep", "gone"),
     [
-        (0, [tag("web", NEW), tag("db", NEW), tag("web", MID), tag("web", OLD)]),
-        (1, [tag("web", MID), tag("web", OLD)]),
-        (2, [tag("web", OLD)]),
-        (3, []),
-        (9, []),
+        ([], [tag("web", NEW), tag("db", NEW), tag("web", MID), tag("web", OLD)]),
+        ([NEW], [tag("web", MID), tag("web", OLD)]),
+        ([NEW, MID], [tag("web", OLD)]),
+        # Not the newest, but those that are named: a way back may need an older one.
+        ([OLD], [tag("web", NEW), tag("db", NEW), tag("web", MID)]),
+        ([OLD, MID, NEW, ""], []),
+        (["20200101T000000Z"], [tag("web", NEW), tag("db", NEW), tag("web", MID), tag("web", OLD)]),
     ],
 )
-def test_generations_beyond_those_to_keep(keep: int, gone: list[str]) -> None:
+def test_generations_other_than_those_to_keep(keep: list[str], gone: list[str]) -> None:
     tags = [tag("web", OLD), tag("web", NEW), "p-web:latest", tag("db", NEW), tag("web", MID)]
     assert sorted(expired(tags, "p", keep)) == sorted(gone)
 
@@ -115,7 +117,7 @@ def test_a_prune_after_an_update(store: Store) -> None:
     store.add("stranger")
     store.add("strangers", com__docker__compose__project="q")
     store.add("named", "by-a-person", **PROJECT)
-    assert tidy(store, "p", 1, []) == []  # type: ignore[arg-type]
+    assert tidy(store, "p", [NEW], []) == []  # type: ignore[arg-type]
     assert set(store.found) == {
         "now", "before", "dangling-in-use", "stranger", "strangers", "named"
     }  # fmt: skip
@@ -123,14 +125,14 @@ def test_a_prune_after_an_update(store: Store) -> None:
 
 def test_an_image_that_two_projects_keep(store: Store) -> None:
     store.add("postgres", "postgres:16", tag("db", OLD), tag("db", MID), tag("db", NEW, "q"))
-    tidy(store, "p", 1, [])  # type: ignore[arg-type]
+    tidy(store, "p", [MID], [])  # type: ignore[arg-type]
     assert store.found["postgres"].tags == ("postgres:16", tag("db", MID), tag("db", NEW, "q"))
 
 
 def test_a_project_whose_name_begins_like_ours(store: Store) -> None:
     store.add("a", tag("web", OLD, "p-2"))
     store.add("b", tag("web", OLD, "pp"))
-    tidy(store, "p", 0, [])  # type: ignore[arg-type]
+    tidy(store, "p", [], [])  # type: ignore[arg-type]
     assert store.removed == []
 
 
@@ -140,16 +142,16 @@ def test_what_pulls_superseded_goes_when_nothing_uses_it(store: Store) -> None:
     store.add("named", "postgres:15")
     store.add("kept", tag("db", NEW))
     superseded = ["free", "in-use", "named", "kept", "gone"]
-    assert tidy(store, "p", 1, superseded) == ["in-use", "named", "kept"]  # type: ignore[arg-type]
+    assert tidy(store, "p", [NEW], superseded) == ["in-use", "named", "kept"]  # type: ignore[arg-type]
     assert set(store.found) == {"in-use", "named", "kept"}
 
 
 def test_what_was_kept_and_superseded_goes_with_its_generation(store: Store) -> None:
     store.add("old-postgres", tag("db", OLD), used=True)
     store.add("new-postgres", tag("db", NEW))
-    assert tidy(store, "p", 1, ["old-postgres"]) == ["old-postgres"]  # type: ignore[arg-type]
+    assert tidy(store, "p", [NEW], ["old-postgres"]) == ["old-postgres"]  # type: ignore[arg-type]
     store.used.clear()
-    assert tidy(store, "p", 1, ["old-postgres"]) == []  # type: ignore[arg-type]
+    assert tidy(store, "p", [NEW], ["old-postgres"]) == []  # type: ignore[arg-type]
     assert set(store.found) == {"new-postgres"}
 
 

@@ -29,8 +29,19 @@ WHOLE: dict[str, Any] = {
     "services": {"web": {"reference": "web", "image": "sha256:1", "scale": 1, "ended": None,
                          "state": "running"}},
     "builds": ["docker.io/library/web:latest"], "bases": [], "local": ["sha256:0"],
-    "superseded": [], "underway": {"since": "x", "step": "y"},
+    "superseded": [], "configuration": "bb", "taken": 5_000_000_000, "untidy": False,
+    "failed": {"inputs": "cc", "bases": {"docker.io/library/debian:12": "sha256:2"},
+               "kind": "touched", "tries": 2, "when": "2026-11-02T03:00:00.000Z",
+               "next": "2026-11-03T03:00:00.000Z", "message": "m", "log": "/l"},
+    "underway": {"since": "2026-11-02T03:00:00.000Z", "step": "y",
+                 "generation": "20261102T030000Z", "touched": True,
+                 "going": "back", "error": "e", "lost": 1, "resumed": True, "inputs": "cc",
+                 "built": {"web": "sha256:3"}, "services": ["web"], "after": ["id"],
+                 "names": {"web": "sha256:1"}, "stopped": [], "scales": {"web": 2},
+                 "failing": [], "superseded": []},
 }  # fmt: skip
+# Fields that version 1 did not have.
+NEWER = ("configuration", "taken", "untidy", "failed")
 
 
 @pytest.fixture
@@ -51,11 +62,28 @@ def test_what_is_written_is_read(folder: Path) -> None:
     found = record.read(str(folder))
     assert found
     assert vars(found) == WHOLE
-    assert json.loads((folder / "record.json").read_bytes())["version"] == 1
+    assert json.loads((folder / "record.json").read_bytes())["version"] == 2
 
 
 def test_every_field_is_covered_above() -> None:
     assert set(WHOLE) == set(vars(Record("", "")))
+
+
+def test_a_record_of_version_1_is_read_and_becomes_one_of_version_2(folder: Path) -> None:
+    old = {name: value for name, value in WHOLE.items() if name not in NEWER}
+    old["underway"] = {"since": "2026-11-01T03:00:00.000Z", "step": "start", "touched": False,
+                       "generation": "20261101T030000Z", "stopped": [], "scales": {},
+                       "names": {}, "failing": [], "superseded": []}  # fmt: skip
+    put(folder, json.dumps({"version": 1, **old}).encode())
+    found = record.read(str(folder))
+    assert found
+    expected = {**old, "configuration": "", "taken": 0, "untidy": False, "failed": None}
+    assert vars(found) == expected
+    record.write(str(folder), found)
+    again = record.read(str(folder))
+    assert again
+    assert vars(again) == expected
+    assert json.loads((folder / "record.json").read_bytes())["version"] == 2
 
 
 def test_no_record(folder: Path) -> None:
@@ -141,7 +169,7 @@ def test_a_folder_that_is_not_there(folder: Path) -> None:
 
 
 def test_a_record_of_a_newer_version_is_refused(folder: Path) -> None:
-    put(folder, json.dumps({"version": 2, "whatever": 1}).encode())
+    put(folder, json.dumps({"version": 3, "whatever": 1}).encode())
     with pytest.raises(StateError, match="written by a newer rbuild") as caught:
         record.read(str(folder))
     assert not isinstance(caught.value, Damaged)
@@ -188,7 +216,7 @@ values = st.recursive(
 
 
 @given(st.binary() | values.map(lambda value: json.dumps(value).encode()))
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_a_record_or_a_state_error(folder: Path, content: bytes) -> None:
     put(folder, content)
     try:
@@ -213,8 +241,29 @@ def test_any_bytes_are_a_record_or_a_state_error(folder: Path, content: bytes) -
 @example("underway", {"scales": 1, "stopped": 5})
 @example("underway", {"names": [], "generation": 5})
 @example("underway", {"failing": [1]})
+@example("underway", {"built": {"web": 1}})
+@example("underway", {"built": ["web"]})
+@example("underway", {"lost": "often"})
+@example("underway", {"going": 1})
+@example("underway", {"since": None, "error": None})
+@example("underway", {"touched": True})
+@example("underway", {"touched": True, "since": "x"})
+@example("underway", {"touched": True, "since": "0001-01-01"})
+@example("underway", {"services": 5, "after": [None]})
+@example("taken", "much")
+@example("untidy", 1)
+@example("configuration", None)
+@example("failed", {})
+@example("failed", {**WHOLE["failed"], "tries": "2"})
+@example("failed", {**WHOLE["failed"], "bases": ["x"]})
+@example("failed", {**WHOLE["failed"], "bases": {"x": None}})
+@example("failed", {**WHOLE["failed"], "next": "tomorrow"})
+@example("failed", {**WHOLE["failed"], "when": ""})
+@example("failed", {**WHOLE["failed"], "when": "2026-11-02T03:00:00.000Z", "next": "0001-01-01"})
+@example("failed", {**WHOLE["failed"], "kind": "left", "next": ""})
+@example("failed", {**WHOLE["failed"], "kind": "strange"})
 @example("files", [1])
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_record_with_any_wrong_part_is_damaged_or_can_be_used(
     folder: Path, name: str, value: Any
 ) -> None:
@@ -229,6 +278,7 @@ def test_a_record_with_any_wrong_part_is_damaged_or_can_be_used(
 
 def use(found: Record) -> None:
     """What the rest of rbuild does with a record that `read` has let pass."""
+    from rbuild import failure, rescue
     from rbuild.fingerprint import changes, differences
     from rbuild.settings import from_json, resolve
     from rbuild.staleness import decide
@@ -249,6 +299,21 @@ def use(found: Record) -> None:
     assert all(isinstance(one, int) for one in (underway.get("scales") or {}).values())
     assert all(isinstance(one, str) for one in (underway.get("names") or {}).values())
     assert isinstance(underway.get("generation", ""), str)
+    if rescue.is_torn(found):
+        failure.moment(underway["since"])
+    for name in ("since", "step", "inputs", "error", "going"):
+        assert isinstance(underway.get(name, ""), str)
+    for name in ("superseded", "services", "after"):
+        assert all(isinstance(one, str) for one in underway.get(name) or ())
+    assert all(isinstance(one, str) for one in (underway.get("built") or {}).values())
+    assert underway.get("lost", 0) < 3 or underway["lost"] >= 3
+    assert isinstance(found.taken + 0.25, float)
+    if found.failed:
+        inputs, bases = found.failed["inputs"], found.failed["bases"]
+        failure.waiting(found.failed, inputs=inputs, bases=bases, now=time.time())
+        failure.failed(found.failed, inputs=inputs, bases=bases, kind=failure.TOUCHED,
+                       message="", log="", now=time.time(), build_period=5)  # fmt: skip
+        stamp(failure.next_try(found.failed))
     for names in (found.files, found.builds, found.bases, found.superseded, found.provided):
         assert all(isinstance(one, str) for one in names)
 

@@ -10,26 +10,23 @@ import pytest
 
 from rbuild.errors import (
     Busy,
+    Deferred,
     EngineError,
     GateError,
+    HookError,
     InternalError,
     Interrupted,
+    NeedsPerson,
     ProjectError,
     RbuildError,
+    RolledBack,
+    SpaceError,
     StateError,
     UpError,
     UsageError,
 )
 from rbuild.report import Outcome, document, exit_code, problems, results
 from rbuild.staleness import Reason
-
-
-class RolledBack(RbuildError):
-    exit_code = 3
-
-
-class NeedsAPerson(RbuildError):
-    exit_code = 4
 
 
 def outcome(kind: str = "fresh", **more: Any) -> Outcome:
@@ -51,6 +48,9 @@ REASONS = (Reason("expired", "last updated 1 d ago"), Reason("changed", "/srv/si
         (RbuildError("x"), 1), (UsageError("x"), 2), (ProjectError("x"), 1), (StateError("x"), 1),
         (EngineError("x"), 1), (UpError("x"), 1), (GateError("x"), 1), (Busy("x"), 75),
         (InternalError("x"), 1), (Interrupted(2), 130), (Interrupted(15), 143),
+        (Interrupted(1), 129),
+        (HookError("x"), 1), (SpaceError("x"), 1), (Deferred("x"), 75), (RolledBack("x"), 3),
+        (NeedsPerson("x"), 4),
     ],
 )  # fmt: skip
 def test_the_code_of_an_error(error: RbuildError, code: int) -> None:
@@ -73,7 +73,7 @@ BY_CODE = {
     75: failed(Busy("x"), "deferred"),
     1: failed(EngineError("x")),
     3: failed(RolledBack("x")),
-    4: failed(NeedsAPerson("x")),
+    4: failed(NeedsPerson("x")),
 }
 
 
@@ -133,6 +133,31 @@ def test_removed_images() -> None:
     assert results([outcome("removed", removed=("a",))], 0, True) == []
 
 
+def test_a_rollback_is_one_line() -> None:
+    one = outcome("rolled-back", generation="20261101T030000Z", seconds=3)
+    assert results([one], 0, False) == ["site: rolled back to 20261101T030000Z in 3 s"]
+    assert results([one], 0, True) == []
+    assert problems(one, True) == []
+    # A failed update that was undone is told on stderr alone.
+    one = failed(RolledBack("it failed: rolled back"), "rolled-back", generation="20261101T030000Z")
+    assert results([one], 0, False) == []
+    assert problems(one, False) == [(3, "site: it failed: rolled back")]
+
+
+def test_when_a_failed_update_is_tried_again_is_told() -> None:
+    line = (
+        "  tried again when an input changes, or after 2023-11-14T22:13Z; "
+        "--force-rebuild tries it now"
+    )
+    one = failed(GateError("x"), retry=1_700_000_000, log="/state/log")
+    assert [text for _, text in problems(one, False)] == [
+        "site: x", line, "  whole output: /state/log"
+    ]  # fmt: skip
+    # What is deferred says so itself.
+    one = failed(Deferred("not before then"), "deferred", retry=1_700_000_000)
+    assert problems(one, True) == [(5, "site: not before then")]
+
+
 WHOLE = failed(
     UpError("`up` failed", hint="running now: db; not running: web (exited)",
             detail="\n".join(f"line {n}" for n in range(12))),
@@ -180,7 +205,8 @@ def test_a_deferred_project_is_told_to_a_terminal_only() -> None:
 # JSON
 
 KEYS = ["name", "path", "outcome", "reasons", "services", "bases", "started", "seconds", "due",
-        "log", "steps", "notes", "warnings", "removed", "touched", "standing", "error"]  # fmt: skip
+        "log", "steps", "notes", "warnings", "removed", "touched", "standing", "generation",
+        "retry", "error"]  # fmt: skip
 
 
 def test_the_keys_of_the_document_are_a_contract() -> None:
@@ -197,7 +223,7 @@ def test_the_values_of_the_document() -> None:
     one = outcome(
         "updated", reasons=REASONS[:1], bases=("docker.io/library/x:1",), started=1_700_000_000,
         seconds=1.23456, due=1_700_086_400, log="/l", steps=("a",), notes=("n",), warnings=("w",),
-        services=[{"name": "web"}],
+        services=[{"name": "web"}], generation="20231114T221320Z", retry=1_700_172_800,
     )  # fmt: skip
     assert document([one], 0)["projects"] == [
         {
@@ -217,6 +243,8 @@ def test_the_values_of_the_document() -> None:
             "removed": [],
             "touched": False,
             "standing": None,
+            "generation": "20231114T221320Z",
+            "retry": "2023-11-16T22:13:20.000Z",
             "error": None,
         }
     ]
@@ -224,4 +252,5 @@ def test_the_values_of_the_document() -> None:
 
 def test_what_is_absent_is_null() -> None:
     (one,) = document([outcome()], 0)["projects"]
-    assert (one["due"], one["log"], one["error"]) == (None, None, None)
+    for key in ("due", "log", "error", "standing", "generation", "retry"):
+        assert one[key] is None, key

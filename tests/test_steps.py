@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rbuild import steps
-from rbuild.configuration import parse
-from rbuild.engine import Container, Healthcheck, Image, Port
+from rbuild import gate, steps
+from rbuild.engine import Healthcheck, Image, Port
 from rbuild.errors import (
+    Deferred,
     EngineError,
-    GateError,
-    Interrupted,
+    HookError,
     NotInRegistry,
     PullError,
     UpError,
 )
 from rbuild.health import Expectation
-from rbuild.plan import Build, Free, Gate, Keep, Pull, Require, Up
-from rbuild.process import Stop
+from rbuild.process import Log
 from rbuild.project import Target
-from rbuild.settings import Given, resolve
-from rbuild.steps import Work, is_taken, put_back, run
+from rbuild.step import Build, Drop, Free, Gate, Hook, Keep, Pull, Require, Restore, Up, Watch
+from rbuild.steps import is_taken, put_back, run
 
-
-class Clock:
-    """Stands in for `time`; sleeping is what makes it go."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.now + 1_000_000
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from .fakes import TARGET, Clock, Fake, box, work
 
 
 @pytest.fixture
@@ -50,94 +33,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(steps, "time", clock)
     return clock
-
-
-def box(state: str = "running", service: str = "web", **more: Any) -> Container:
-    name = more.pop("name", f"p-{service}-1")
-    return Container(f"{name}-id", name, service, "sha256:1", service, state, **more)
-
-
-@dataclass
-class Fake:
-    """An engine that does as it is told, and writes down what it was asked for."""
-
-    asked: list[tuple[Any, ...]] = field(default_factory=list)
-    found: dict[str, Image] = field(default_factory=dict)
-    shown: Callable[[], Sequence[Container]] = lambda: []
-    ups: Callable[[], None] = lambda: None
-    pulls: Callable[[], None] = lambda: None
-    holders: dict[int, list[str]] = field(default_factory=dict)
-    untaggable: str = ""
-    used: set[str] = field(default_factory=set)
-
-    def used_images(self) -> frozenset[str]:
-        return frozenset(self.used)
-
-    def images(self, references: Sequence[str]) -> dict[str, Image]:
-        by_id = {one.id: one for one in self.found.values()}
-        return {one: known for one in references if (known := self.found.get(one, by_id.get(one)))}
-
-    def list_images(self, *, reference: str) -> list[Image]:
-        return [
-            replace(one, tags=(name,))
-            for name, one in self.found.items()
-            if fnmatchcase(name, reference)
-        ]
-
-    def containers(self, project: str) -> list[Container]:
-        assert project == "p"
-        return list(self.shown())
-
-    def publishers(self, port: Port) -> list[str]:
-        return self.holders.get(port.number, [])
-
-    def pull(self, reference: str, platform: str, *, timeout: float) -> None:
-        self.asked.append(("pull", reference, platform, timeout))
-        self.pulls()
-
-    def build(self, target: Target, overlay: str, services: Sequence[str], *, pull: bool,
-              timeout: float) -> None:  # fmt: skip
-        self.asked.append(("build", target, overlay, tuple(services), pull, timeout))
-
-    def up(self, target: Target, options: Sequence[str], *, timeout: float) -> None:
-        self.asked.append(("up", target, tuple(options), timeout))
-        self.ups()
-
-    def tag(self, image: str, reference: str) -> None:
-        if reference == self.untaggable:
-            raise EngineError("cannot be tagged")
-        self.asked.append(("tag", image, reference))
-
-    def remove_image(self, reference: str) -> bool:
-        self.asked.append(("untag", reference))
-        return True
-
-    def remove_container(self, container: str) -> None:
-        self.asked.append(("remove", container))
-
-    def rename_container(self, container: str, name: str) -> None:
-        self.asked.append(("rename", container, name))
-
-    def logs(self, container: str, lines: int) -> str:
-        return f"first of {container}\nlast of {container}\n"
-
-
-TARGET = Target("/p", ("/p/compose.yml",))
-
-
-def work(engine: Fake, services: Any = None, **flags: int) -> Work:
-    given = {name.replace("_", "-"): Given(value, "flag") for name, value in flags.items()}
-    config = parse({"name": "p", "services": services or {"web": {}}}, "/p")
-    return Work(
-        engine=engine,  # type: ignore[arg-type]
-        target=TARGET,
-        configuration=config,
-        settings=resolve(given),
-        overlay="/state/labels.json",
-        clock_ahead=0.0,
-        stop=Stop(),
-        tell=lambda text: None,
-    )
 
 
 # Build, pull, require
@@ -350,6 +245,70 @@ def test_a_failing_up_that_changed_nothing_has_touched_nothing() -> None:
     assert caught.value.hint == ""
 
 
+def test_a_failing_up_that_has_told_something_to_stop_has_touched(clock: Clock) -> None:
+    """What is about to end still shows as running."""
+    engine = Fake(shown=lambda: [box()], ups=raising(UpError("`up` failed")))
+    engine.told_to_stop = frozenset({"p-web-1-id"})
+    job = work(engine)
+    job.clock_ahead = 50.0
+    begun = clock.time()
+    with pytest.raises(UpError):
+        run(Up(("web",), ()), job)
+    assert job.touched
+    # Since `up` began, by the engine's clock.
+    assert job.since == begun + 50
+    assert ("stopping", begun + 50) in engine.asked
+
+
+def test_an_up_that_was_cut_off_says_what_may_come_yet() -> None:
+    looks = iter([[box()]])
+    engine = Fake(ups=raising(UpError("`up` did not end within 60 s", timed_out=True)))
+    engine.shown = lambda: next(looks, [box("exited", exit_code=137)])
+    with pytest.raises(UpError) as caught:
+        run(Up(("web",), ()), work(engine))
+    assert caught.value.hint == "what Compose had asked to stop may stop yet"
+
+
+def test_up_has_touched_what_was_cleared_for_it() -> None:
+    heir = box("created", name="0123_p-web-1", replaces="gone")
+    engine = Fake(shown=lambda: [heir], ups=raising(UpError("`up` failed")))
+    job = work(engine)
+    with pytest.raises(UpError):
+        run(Up(("web",), (), leftovers=(heir,)), job)
+    assert job.touched
+
+
+def test_an_up_of_nothing_only_clears() -> None:
+    old = box()
+    beside = box("created", name="p-web-1-id_p-web-1", replaces=old.id[:12])
+    engine = Fake(shown=lambda: [old, beside])
+    run(Up((), ("--no-deps",), (beside,)), work(engine))
+    assert engine.asked == [("remove", beside.id)]
+
+
+def test_a_way_back_is_brought_up_from_its_own_files() -> None:
+    engine, target = Fake(), Target("/p", ("/state/kept.json",), (), "p")
+    step = Up(("web",), ("--no-deps", "web"), target=target)
+    run(step, work(engine))
+    assert engine.asked[-1][:3] == ("up", target, ("--no-deps", "web"))
+    assert str(step) == "bring up web as they were"
+
+
+NEWER = (("p-db", "sha256:db"),)
+
+
+@pytest.mark.parametrize(
+    ("image", "options"),
+    [("sha256:db", ("plain",)), ("sha256:db-2", ("--no-deps", "web")), ("", ("--no-deps", "web"))],
+)
+def test_up_keeps_apart_from_what_is_left_if_its_image_has_moved(
+    image: str, options: tuple[str, ...]
+) -> None:
+    engine = Fake(found={"p-db": Image(image)} if image else {})
+    run(Up(("web",), ("plain",), apart=("--no-deps", "web"), beside=NEWER), work(engine))
+    assert engine.asked[-1][2] == options
+
+
 def test_what_waits_for_a_service_that_was_failing_is_left_to_the_gate() -> None:
     boxes = [box(service="db", health="unhealthy"), box("created", "web")]
     engine = Fake(ups=raising(UpError("`up` failed", detail="x\ndb is unhealthy")))
@@ -390,9 +349,7 @@ def test_a_failing_up_shows_what_fell() -> None:
         "  p-db-1 | first of p-db-1-id",
         "  p-db-1 | last of p-db-1-id",
     ]
-    assert error.hint == (
-        "running now: db; not running: web (exited), job (exited), manual (exited), late (created)"
-    )
+    assert error.hint == ""
 
 
 def test_leftovers_are_cleared_before_up() -> None:
@@ -406,110 +363,62 @@ def test_leftovers_are_cleared_before_up() -> None:
     assert engine.asked[1] == ("rename", heir.id, "p-db-1")
 
 
-# The gate
+# The way back
 
 
-def gate(job: Work, clock: Clock, *expected: Expectation, limit: float = 20) -> float:
-    """Seconds until the gate opened."""
-    begun = clock.now
-    job.limit, job.deadline = limit, begun + limit
-    run(Gate(expected or (Expectation("web"),), {}), job)
-    return clock.now - begun
+def test_kept_images_get_their_names_back() -> None:
+    engine = Fake()
+    run(Restore((("p-web", KEPT), ("postgres:16", "sha256:5"))), work(engine))
+    assert engine.asked == [("tag", KEPT, "p-web"), ("tag", "sha256:5", "postgres:16")]
 
 
-def starting(clock: Clock, **more: Any) -> Container:
-    return box(started=clock.time(), **more)
+def test_what_the_update_made_is_removed() -> None:
+    engine = Fake()
+    step = Drop((box(), box(service="cache")))
+    run(step, work(engine))
+    assert engine.asked == [("remove", "p-web-1-id"), ("remove", "p-cache-1-id")]
+    assert str(step) == "remove what the update made anew: p-web-1, p-cache-1"
 
 
-def test_the_gate_waits_until_a_service_has_settled(clock: Clock) -> None:
-    one = starting(clock)
-    assert 5 <= gate(work(Fake(shown=lambda: [one])), clock) <= 5 + steps.POLL
+# Gate and watch, by which step they are
 
 
-@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
-def test_the_gate_goes_by_the_engine_s_clock(clock: Clock, ahead: float) -> None:
-    one = box(started=clock.time() + ahead)
-    job = work(Fake(shown=lambda: [one]))
-    job.clock_ahead = ahead
-    assert 5 <= gate(job, clock) <= 5 + steps.POLL
+def test_the_gate_and_the_watch_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(gate, "wait", lambda step, work: seen.append(step))
+    monkeypatch.setattr(gate, "watch", lambda step, work: seen.append(step))
+    wanted = [Gate((Expectation("web"),), {}), Watch((Expectation("web"),), 30)]
+    for step in wanted:
+        run(step, work(Fake()))
+    assert seen == wanted
+    assert str(wanted[1]) == "watch them for 30 s"
 
 
-def test_the_gate_fails_at_once_where_waiting_is_in_vain(clock: Clock) -> None:
-    boxes = [box("exited", exit_code=3), box(service="db", started=1)]
-    job = work(Fake(shown=lambda: boxes))
-    begun = clock.now
-    with pytest.raises(GateError) as caught:
-        gate(job, clock, Expectation("web"), Expectation("db"))
-    assert clock.now == begun
-    error = caught.value
-    assert error.message == "web: not healthy"
-    assert error.detail.splitlines() == [
-        "web: exited with code 3",
-        "  p-web-1 | first of p-web-1-id",
-        "  p-web-1 | last of p-web-1-id",
-    ]
-    assert error.hint == "running now: db; not running: web (exited)"
+# Hooks
 
 
-def test_the_gate_does_not_wait_for_ever(clock: Clock) -> None:
-    job = work(Fake(shown=lambda: [box(started=1, health="starting", healthcheck_output="no")]))
-    begun = clock.now
-    with pytest.raises(GateError) as caught:
-        gate(job, clock, limit=20)
-    assert 20 <= clock.now - begun <= 20 + 2 * steps.POLL
-    assert caught.value.message == "web: not healthy within 20 s"
-    assert "its healthcheck has not passed yet" in caught.value.detail
-    assert "healthcheck said: no" in caught.value.detail
+def hook(command: str, tmp_path: Path, **flags: int) -> str:
+    """The log of a run of a before-update hook in a shell."""
+    job = work(Fake(), **flags)
+    job.log = Log(str(tmp_path / "log"))
+    job.environ = {"RBUILD_PROJECT": "p"}
+    job.target = Target(str(tmp_path), ())
+    try:
+        run(Hook("before-update", ("/bin/sh", "-c", command)), job)
+    finally:
+        job.log.close()
+    return (tmp_path / "log").read_text()
 
 
-def test_the_gate_looks_once_even_if_up_took_all_the_time(clock: Clock) -> None:
-    job = work(Fake(shown=lambda: [box(started=1)]))
-    assert gate(job, clock, limit=-1) == 0
+def test_a_hook_is_run_in_the_project_s_folder_and_told_of_it(tmp_path: Path) -> None:
+    written = hook('pwd; echo "$RBUILD_PROJECT"', tmp_path)
+    assert written.splitlines()[1:] == [str(tmp_path), "p"]
 
 
-def test_a_service_that_never_comes(clock: Clock) -> None:
-    job = work(Fake())
-    with pytest.raises(GateError) as caught:
-        gate(job, clock)
-    assert "web: 0 of 1 containers are there" in caught.value.detail
-    assert caught.value.hint == "running now: nothing"
-
-
-def test_what_was_failing_and_still_fails_is_a_warning(clock: Clock) -> None:
-    boxes = [box("exited", exit_code=3), box(service="db", started=1)]
-    job = work(Fake(shown=lambda: boxes))
-    gate(job, clock, Expectation("web", was_failing=True), Expectation("db"))
-    assert job.warnings == [
-        "web: exited with code 3; it was failing before the update as well"
-    ]  # fmt: skip
-
-
-def test_what_was_failing_is_given_its_time_to_recover(clock: Clock) -> None:
-    boxes = [box(started=1, health="starting")]
-    job = work(Fake(shown=lambda: boxes))
-    assert gate(job, clock, Expectation("web", was_failing=True)) >= 20
-    assert len(job.warnings) == 1
-    boxes[:] = [box(started=1, health="healthy")]
-    job = work(Fake(shown=lambda: boxes))
-    assert gate(job, clock, Expectation("web", was_failing=True)) == 0
-    assert job.warnings == []
-
-
-def test_the_gate_excuses_nobody_else(clock: Clock) -> None:
-    boxes = [box("exited", exit_code=3), box("dead", "db")]
-    job = work(Fake(shown=lambda: boxes))
-    with pytest.raises(GateError) as caught:
-        gate(job, clock, Expectation("web", was_failing=True), Expectation("db"))
-    assert caught.value.message == "db: not healthy"
-
-
-def test_a_signal_ends_the_wait(clock: Clock) -> None:
-    job = work(Fake())
-
-    def shown() -> list[Container]:
-        job.stop.request(15)
-        return []
-
-    job.engine.shown = shown  # type: ignore[attr-defined]
-    with pytest.raises(Interrupted):
-        gate(job, clock)
+def test_a_hook_that_fails_or_defers_or_takes_too_long(tmp_path: Path) -> None:
+    with pytest.raises(HookError, match="before-update failed with exit code 3"):
+        hook("exit 3", tmp_path)
+    with pytest.raises(Deferred):
+        hook("exit 75", tmp_path)
+    with pytest.raises(HookError, match="took longer than 0 s"):
+        hook("sleep 60", tmp_path, hook_timeout=0)

@@ -1,0 +1,153 @@
+"""Takes the steps of an update to their good end: record, hook, prune; `undo` has the bad ones."""
+
+from __future__ import annotations
+
+import os
+
+from rbuild import failure, generation, keeping, record, space, staleness, steps, underway, undo
+from rbuild.errors import Interrupted, RbuildError, StateError
+from rbuild.loading import Loaded
+from rbuild.plan import Plan
+from rbuild.record import Record
+from rbuild.scene import Scene
+from rbuild.step import Build, Gate, Keep, Pull, Up
+from rbuild.underway import Underway, tracked
+
+
+def take(scene: Scene, loaded: Loaded, made: Plan, kept: str, *, resumed: bool = False) -> None:
+    """Take the steps of an update to their end, or undo them and raise what came of it.
+
+    `kept` names the generation of what runs. `resumed`: the steps are the last ones of an update
+    that was cut off. Raises RolledBack, NeedsPerson, Deferred, Interrupted, or for a failure
+    that touched nothing what failed.
+    """
+    work = _work(scene, loaded, made, kept)
+    if resumed:
+        assert scene.known
+        note = underway.go_on(scene.folder, scene.known, resumed=True)
+        work.touched = True
+        scene.outcome.generation = kept if generation.read(scene.folder, kept) else ""
+    else:
+        note = underway.begin(loaded, scene.known, made, kept, scene.run.started, scene.inputs)
+    try:
+        _forward(scene, loaded, made, work, note, kept)
+    except BaseException as error:
+        scene.log.line(f"failed: {error}")
+        if isinstance(error, RbuildError) and error.detail:
+            # Whoever reads the log later finds the evidence in it, too.
+            scene.log.line(error.detail)
+        scene.outcome.touched = work.touched
+        scene.outcome.warnings += tuple(work.warnings)
+        undo.undo(scene, made, work, note, error)
+    _succeed(scene, loaded, made, work, note)
+
+
+def _work(scene: Scene, loaded: Loaded, made: Plan, kept: str) -> steps.Work:
+    assert scene.info
+    return steps.Work(
+        engine=scene.engine,
+        target=loaded.target,
+        configuration=loaded.configuration,
+        settings=scene.settings,
+        overlay=underway.write_labels(loaded, scene.run.started),
+        clock_ahead=scene.clock_ahead,
+        stop=scene.means.stop,
+        tell=scene.tell,
+        log=scene.log,
+        hold=scene.held,
+        environ=scene.hook_variables("before-update", generation=kept),
+        engine_here=scene.info.here,
+        made=list(made.made),
+    )
+
+
+def _forward(
+    scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: Underway, kept: str
+) -> None:
+    takes_room = any(isinstance(one, Build | Pull) for one in made.steps)
+    free_before = _check_space(scene) if takes_room else None
+    for step in made.steps:
+        if isinstance(step, Up):
+            assert scene.info
+            if free_before is not None:
+                work.taken = space.taken(free_before, space.free(scene.info))
+            names = [one.image for one in loaded.configuration.services.values()]
+            here = work.engine.images(names)
+            note.has_built({name: one.id for name, one in here.items()})
+        note.enter(step, certain=not work.touched, tracked=tracked(work))
+        scene.tell(str(step))
+        if isinstance(step, Keep):
+            _forget_half_kept(scene, kept)
+            found = keeping.keep(
+                loaded,
+                scene.known,
+                work.engine.containers(scene.name),
+                kept,
+                engine=work.engine,
+                names=dict(step.names),
+                left=made.left,
+                failing=[
+                    one.service
+                    for gate in made.steps
+                    if isinstance(gate, Gate)
+                    for one in gate.expectations
+                    if one.was_failing
+                ],
+            )
+            scene.outcome.generation = kept if found.services else ""
+        steps.run(step, work)
+
+
+def _forget_half_kept(scene: Scene, kept: str) -> None:
+    """A run that was killed before it touched anything has kept what still runs: not one more."""
+    before = (scene.known.underway if scene.known else None) or {}
+    if not before.get("touched") and before.get("generation", kept) != kept:
+        generation.forget(scene.folder, before["generation"])
+
+
+def _check_space(scene: Scene) -> int | None:
+    """Free bytes before images are fetched and built; raises SpaceError if they are too few."""
+    assert scene.info
+    free = space.free(scene.info)
+    if scene.known and not scene.run.forced:
+        space.check(free, scene.known.taken, space.place(scene.info))
+    return free
+
+
+def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: Underway) -> None:
+    outcome = scene.outcome
+    started = failure.moment(note.note["since"])
+    after = underway.updated(loaded, scene.known, made, work, started)
+    outcome.touched = work.touched
+    try:
+        running = os.path.join(scene.folder, generation.RUNNING)
+        generation.write_configuration(running, loaded.rendered)
+        record.write(scene.folder, after)
+    except StateError:
+        outcome.standing = (
+            "the services are updated and healthy, but that could not be written down: "
+            "the next run updates them again"
+        )
+        raise
+    outcome.outcome, outcome.standing = "updated", ""
+    outcome.notes += tuple(work.notes)
+    outcome.due = staleness.due_at(after.built_at, scene.settings.build_period)
+    outcome.services = _services(made, after)
+    outcome.warnings += tuple(work.warnings)
+    try:
+        scene.run_hook("after-update", generation=note.note["generation"], stop=scene.means.stop)
+        scene.tell("prune")
+        keeping.tidy(scene, after)
+    except Interrupted:
+        outcome.standing = "the update is done; only cleaning up was cut short"
+        raise
+    except RbuildError as error:
+        outcome.warnings += (f"updated, but not all is cleaned up: {error.message}",)
+
+
+def _services(made: Plan, after: Record) -> list[dict[str, object]]:
+    return [
+        {"name": name, "state": made.left.get(name, one["state"]), "image": one["reference"],
+         "image_id": one["image"]}
+        for name, one in after.services.items()
+    ]  # fmt: skip

@@ -1,0 +1,256 @@
+"""`rbuild rollback`: goes back, because a person says so, to a generation that was kept."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from rbuild import failure, generation, keeping, lock, record, rescue, rollback, underway, wayback
+from rbuild.engine import Container
+from rbuild.errors import Deferred, Interrupted, NeedsPerson, ProjectError, RbuildError, RolledBack
+from rbuild.generation import AS_BUILT, RUNNING, Generation
+from rbuild.glance import Run
+from rbuild.loading import load
+from rbuild.plan import leave_alone
+from rbuild.process import Log
+from rbuild.project import Project
+from rbuild.record import Record, stamp
+from rbuild.report import Outcome
+from rbuild.scene import Means, Scene
+
+
+def roll_back(project: Project, run: Run, means: Means, *, to: str = "") -> Outcome | None:
+    """Bring a project back to the generation `to`, or the newest one that is kept.
+
+    What is left is known bad: no timer brings it back until an input changes. Every failure
+    becomes the outcome; None if the project was worked already.
+    """
+    outcome = Outcome(project.path, project.path, "rolled-back", started=run.started)
+    begun = time.monotonic()
+    try:
+        with lock.hold(
+            project.home, wait=means.lock_wait, stop=means.stop, environ=run.environ
+        ) as held:
+            loaded = load(project, means.connect(means.stop, None, ()), run.store, run.environ)
+            outcome.name, outcome.notes = loaded.configuration.name, loaded.notes
+            if not means.claim(loaded.folder):
+                return None
+            scene = Scene(
+                project=project, run=run, means=means, outcome=outcome, name=outcome.name,
+                folder=loaded.folder, known=loaded.record,
+                settings=run.settings(loaded.own_settings),
+                log=Log(underway.new_log(loaded.folder, run.started),
+                        lambda line: means.tell(outcome.name, line, False)),
+                held=(held,), loaded=loaded,
+            )  # fmt: skip
+            try:
+                _go(scene, to)
+            finally:
+                scene.log.close()
+    except RbuildError as error:
+        outcome.error = error
+        if isinstance(error, Deferred):
+            outcome.outcome = "deferred"
+        elif isinstance(error, NeedsPerson):
+            outcome.outcome = "needs-a-person"
+        elif not isinstance(error, RolledBack):
+            outcome.outcome = "failed"
+            if not outcome.touched:
+                outcome.standing = "no container was touched: what ran before runs on"
+    if not os.path.exists(outcome.log):
+        outcome.log = ""
+    outcome.seconds = time.monotonic() - begun
+    return outcome
+
+
+def _go(scene: Scene, to: str) -> None:
+    assert scene.loaded
+    loaded, known = scene.loaded, scene.known
+    if known is None:
+        raise ProjectError(
+            f"{scene.project.path}: rbuild has no record of an update that could be undone"
+        )
+    scene.info = scene.engine.check()
+    if rescue.is_torn(known):
+        raise ProjectError(
+            "a run was cut off here: `rbuild` puts that right first",
+            hint="then roll back, if it's still needed",
+        )
+    wanted = _choose(scene, to)
+    scene.run.store.make(scene.folder)
+    underway.make_room_for_log(scene.log.path)
+    scene.outcome.log = scene.log.path
+    scene.log.line(f"rbuild: {scene.name}: rollback to {wanted.stamp}, asked for by a person")
+    containers = generation.ours(
+        scene.engine.containers(scene.name), scene.folder, loaded.inputs.main_files
+    )
+    note = underway.go_on(
+        scene.folder, Record(**{**vars(known), "underway": _note(scene, known, containers)})
+    )
+    try:
+        note.rewrite()
+        here = _keep(scene, known, containers)
+        scene.means.stop.check()
+    except RbuildError:
+        generation.forget(scene.folder, note.note["generation"])
+        record.write(scene.folder, known)
+        raise
+    scene.outcome.touched = True
+    scene.outcome.generation = wanted.stamp
+    if note.note["stay"]:
+        scene.outcome.warnings += (
+            f"{', '.join(note.note['stay'])}: stays on its image (`rollback: never`)",
+        )
+    way = wayback.go(scene, wanted, note)
+    scene.outcome.warnings += way.warnings
+    if way.problem is None:
+        _arrive(scene, wanted, here, way)
+    else:
+        _return(scene, here, note, way.problem)
+
+
+def _choose(scene: Scene, to: str) -> Generation:
+    """The generation to go back to, all of whose images are here. Raises ProjectError."""
+    stamps = generation.stamps(scene.folder)
+    if to and to not in stamps:
+        kept = ", ".join(stamps) or "none"
+        raise ProjectError(
+            f"no generation {to} is kept; there is: {kept}", hint="--keep-images says how many"
+        )
+    found = generation.read(scene.folder, to or stamps[0]) if stamps else None
+    if found is None:
+        raise ProjectError(
+            "no generation is kept that one could go back to",
+            hint="the first one is kept by the first update of what runs; --keep-images says "
+            "how many",
+        )
+    up = {name: one for name, one in found.services.items() if one.up and not one.left}
+    here = scene.engine.images([name for one in up.values() for name in (one.image, one.tag)])
+    gone = [name for name, one in up.items() if one.image not in here and one.tag not in here]
+    if gone:
+        raise ProjectError(
+            f"generation {found.stamp}: the kept image of {', '.join(gone)} is gone",
+            hint="nothing was touched; --to GENERATION takes another one",
+        )
+    return found
+
+
+def _keep(scene: Scene, known: Record, containers: Sequence[Container]) -> Generation:
+    """Keep what runs now, for the case that the way back fails, or is itself to be undone."""
+    assert scene.loaded
+    services = scene.loaded.configuration.services
+    names = [name for one in services.values() if one.has_image for name in (one.image, *one.tags)]
+    images = scene.engine.images(names)
+    one = keeping.keep(
+        scene.loaded,
+        known,
+        containers,
+        underway.name_of(scene.run.started),
+        engine=scene.engine,
+        names={name: image.id for name, image in images.items()},
+        left={},
+        failing=keeping.in_trouble(containers, scene.engine_time()),
+    )
+    here = scene.engine.images([kept.image for kept in one.services.values()])
+    for kept in one.services.values():
+        if kept.image in here:
+            scene.engine.tag(kept.image, kept.tag)
+    return one
+
+
+def _note(scene: Scene, known: Record, containers: Sequence[Container]) -> dict[str, Any]:
+    assert scene.loaded
+    services = scene.loaded.configuration.services
+    return {
+        "since": stamp(scene.run.started),
+        "step": "rollback",
+        "generation": underway.name_of(scene.run.started),
+        "touched": True,
+        "going": "back",
+        "by_hand": True,
+        "error": "",
+        "lost": 0,
+        "inputs": scene.inputs,
+        # What somebody else has started beside it is not of the update that is left.
+        "services": list(known.services),
+        "stay": [name for name, one in services.items() if one.stays_new],
+        "leave": list(leave_alone(scene.loaded.configuration, containers)),
+    }
+
+
+def _arrive(scene: Scene, wanted: Generation, here: Generation, way: wayback.Way) -> None:
+    """Write down what runs now, and that what was left is not to be tried again by itself."""
+    assert scene.known
+    path = generation.configuration_path(scene.folder, wanted.stamp)
+    configuration, _ = generation.read_configuration(path)
+    before = scene.known.failed or {}
+    as_built = {part: wanted.past[part] for part in AS_BUILT if part in wanted.past}
+    after = Record(**{**vars(scene.known), **as_built, "underway": None})
+    if configuration is not None:
+        running = os.path.join(scene.folder, RUNNING)
+        after.configuration = generation.write_configuration(running, configuration)
+    if as_built:
+        after.views = {}
+    keeping.renew_containers(scene.folder, after, wanted, wanted.services, way.containers)
+    # Of several ways back in a row, the first one left what the files say.
+    left = before["left"] if before.get("kind") == failure.LEFT else here.stamp
+    after.failed = None
+    if wanted.stamp != left:
+        after.failed = failure.failed(
+            None,
+            inputs=scene.inputs,
+            bases={},
+            kind=failure.LEFT,
+            message=f"left by hand on {stamp(scene.run.started)[:16]}Z for {wanted.stamp}",
+            log=scene.log.path,
+            now=time.time(),
+            build_period=scene.settings.build_period,
+        )
+        after.failed["left"] = left
+    after.untidy = True
+    record.write(scene.folder, after)
+    # What runs again is no earlier generation; what was left is one.
+    generation.forget(scene.folder, wanted.stamp)
+    keep = max(1, scene.settings.keep_images)
+    try:
+        after.superseded = keeping.let_go(
+            scene.folder, scene.engine, scene.name, keep, after.superseded, also=here.stamp
+        )
+        after.untidy = False
+        record.write(scene.folder, after)
+    except Interrupted:
+        raise
+    except RbuildError as error:
+        scene.outcome.warnings += (f"not all is cleaned up: {error.message}",)
+
+
+def _return(
+    scene: Scene, here: Generation, note: underway.Underway, problem: RbuildError
+) -> NoReturn:
+    """The generation does not run as it should: forward again to what ran until now."""
+    way = wayback.go(scene, here, note)
+    up = [name for name, one in here.services.items() if one.up]
+    scene.outcome.standing = rollback.what_runs(way.containers, scene.engine_time(), up)
+    if way.problem is None:
+        keeping.renew_containers(scene.folder, note.base, here, way.moved, way.containers)
+        if note.leave(note.base.failed):
+            generation.forget(scene.folder, here.stamp)
+        raise RolledBack(
+            f"{problem.message}: what ran until now runs again",
+            detail=problem.detail,
+            hint=problem.hint,
+        )
+    failed = failure.failed(
+        None, inputs=scene.inputs, bases={}, kind=failure.TOUCHED, message=problem.message,
+        log=scene.log.path, now=time.time(), build_period=scene.settings.build_period,
+    )  # fmt: skip
+    note.end_in_need(failed, way.containers)
+    typed = "".join(f"\n    {line}" for line in way.commands)
+    raise NeedsPerson(
+        f"{problem.message}; and what ran until now could not be brought up again: "
+        f"{way.problem.message}",
+        detail="\n".join(filter(None, (problem.detail, way.problem.detail))),
+        hint=f"type:{typed}" if typed else "",
+    )

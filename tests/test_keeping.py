@@ -1,0 +1,237 @@
+"""What is kept of what runs: images, containers, and the configuration that each was made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rbuild import generation, keeping
+from rbuild.configuration import parse
+from rbuild.engine import Container
+from rbuild.errors import EngineError
+from rbuild.generation import RUNNING, Generation
+from rbuild.project import Target
+from rbuild.record import Record
+
+STAMP = "20261101T030000Z"
+
+
+def rendered(**services: Any) -> dict[str, Any]:
+    found = {name: {"command": command, "image": name} for name, command in services.items()}
+    return {"name": "site", "services": found}
+
+
+class Engine:
+    """Knows Compose's hash of what a file says: its command."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.fails = False
+
+    def hashes(self, target: Target) -> dict[str, str]:
+        assert target.name == "site"
+        assert target.folder == "/srv/site"
+        if self.fails:
+            raise EngineError("no answer")
+        source, _ = generation.read_configuration(target.files[0])
+        assert source
+        self.asked.append(source)
+        return {name: one["command"] for name, one in source["services"].items()}
+
+
+class Stage:
+    """A project whose files say something now, and containers that were made from something."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+        self.engine = Engine()
+        self.known: Record | None = None
+
+    def started_from(self, source: Mapping[str, Any], **containers: list[str]) -> None:
+        """The last good update started these containers from that."""
+        digest = generation.write_configuration(f"{self.folder}/{RUNNING}", source)
+        services = {
+            name: {"containers": sorted(ids), "scale": 1} for name, ids in containers.items()
+        }
+        self.known = Record("site", "/srv/site", built="2026-10-01T00:00:00.000Z",
+                            digests={"configuration": "aa"}, services=services,
+                            configuration=digest)  # fmt: skip
+
+    def keep(self, now: Mapping[str, Any], boxes: Sequence[Container], **more: Any) -> Generation:
+        loaded: Any = SimpleNamespace(
+            folder=self.folder,
+            rendered=now,
+            configuration=parse(now, "/srv/site"),
+            target=Target("/srv/site", ()),
+        )
+        given = {"names": {}, "left": {}, "failing": []} | more
+        return keeping.keep(
+            loaded, self.known, boxes, STAMP, engine=self.engine, **given  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def configured(self) -> dict[str, Any]:
+        """By service: the command that is kept for it."""
+        path = generation.configuration_path(self.folder, STAMP)
+        source, _ = generation.read_configuration(path)
+        assert source
+        return {name: one["command"] for name, one in source["services"].items()}
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+def box(service: str, id: str, state: str = "running", hash: str = "", **more: Any) -> Container:
+    return Container(id, f"site-{id}", service, f"sha256:{service}", service, state,
+                     config_hash=hash, **more)  # fmt: skip
+
+
+# Images and containers
+
+
+def test_what_is_kept(stage: Stage) -> None:
+    stage.started_from(rendered(web="a", db="b", migrate="c"))
+    boxes = [
+        box("web", "w2", started=9),
+        replace(box("web", "w1", started=5), image="sha256:older", reference="web:older"),
+        box("web", "w3", "exited"),
+        box("web", "half", "created", replaces="w1"),
+        box("web", "once", oneoff=True),
+        box("db", "d1", "paused"),
+        box("migrate", "m1", "exited"),
+        box("orphan", "o1"),
+    ]
+    one = stage.keep(
+        rendered(web="a", db="b", migrate="c", new="d"), boxes,
+        names={"web": "sha256:web"}, left={"db": "paused"}, failing=["orphan"],
+    )  # fmt: skip
+    assert one == generation.read(stage.folder, STAMP)
+    # Of several containers, the one that has run longest.
+    web = one.services["web"]
+    assert (web.image, web.reference) == ("sha256:older", "web:older")
+    assert web.tag == f"rbuild/site/web:{STAMP}"
+    assert (web.up, web.rest) == (("w2", "w1"), ("w3",))
+    assert (one.services["db"].up, one.services["db"].left) == (("d1",), "paused")
+    assert (one.services["migrate"].up, one.services["migrate"].rest) == ((), ("m1",))
+    assert [name for name, kept in one.services.items() if kept.failing] == ["orphan"]
+    assert set(one.services) == {"web", "db", "migrate", "orphan"}
+    assert one.names == {"web": "sha256:web"}
+    assert one.past["digests"] == {"configuration": "aa"}
+    assert one.past["built"] == "2026-10-01T00:00:00.000Z"
+
+
+def test_nothing_is_kept_where_nothing_is(stage: Stage) -> None:
+    one = stage.keep(rendered(web="a"), [box("web", "once", oneoff=True)])
+    assert one.services == {}
+    assert generation.stamps(stage.folder) == []
+
+
+def test_what_an_earlier_try_kept_stays(stage: Stage) -> None:
+    first = stage.keep(rendered(web="a"), [box("web", "w1", hash="a")])
+    assert stage.keep(rendered(web="b"), [box("web", "w2", hash="b")]) == first
+    assert stage.configured() == {"web": "a"}
+
+
+# From what they were started
+
+
+def test_what_the_last_update_started_is_known_by_its_containers(stage: Stage) -> None:
+    stage.started_from(rendered(web="old", db="old"), web=["w1", "w2"], db=["d1"])
+    boxes = [box("web", "w2", hash="?"), box("web", "w1", hash="?"), box("db", "d1", hash="?")]
+    one = stage.keep(rendered(web="new", db="new"), boxes)
+    assert stage.configured() == {"web": "old", "db": "old"}
+    assert set(one.configured) == {"web", "db"}
+    assert stage.engine.asked == []
+
+
+def test_what_a_person_started_since_is_known_by_its_hash(stage: Stage) -> None:
+    """`docker compose up` by hand, with the files as they are now; or a mere `--scale`."""
+    old = rendered(web="old", db="old", cache="old")
+    stage.started_from(old, web=["w1"], db=["d1"], cache=["c1"])
+    boxes = [
+        box("web", "w2", hash="new"),
+        box("db", "d1", hash="?"),
+        box("cache", "c1", hash="old"),
+        box("cache", "c2", hash="old"),
+    ]
+    one = stage.keep(rendered(web="new", db="new", cache="new"), boxes)
+    assert stage.configured() == {"web": "new", "db": "old", "cache": "old"}
+    assert set(one.configured) == {"web", "db", "cache"}
+
+
+def test_what_is_known_by_nothing_is_taken_as_the_files_say_now_and_told(stage: Stage) -> None:
+    stage.started_from(rendered(web="old"), web=["w1"])
+    boxes = [box("web", "w2", hash="something else"), box("db", "d1", hash="now")]
+    one = stage.keep(rendered(web="now", db="now"), boxes)
+    assert stage.configured() == {"web": "now", "db": "now"}
+    assert one.configured == ("db",)
+
+
+def test_two_containers_from_two_configurations_are_known_by_neither(stage: Stage) -> None:
+    stage.started_from(rendered(web="old"))
+    boxes = [box("web", "w1", hash="old"), box("web", "w2", hash="new")]
+    assert stage.keep(rendered(web="new"), boxes).configured == ()
+    assert stage.configured() == {"web": "new"}
+
+
+def test_a_service_that_is_no_longer_in_the_files_is_kept_from_what_it_ran(stage: Stage) -> None:
+    stage.started_from(rendered(web="old", gone="old"), web=["w1"], gone=["g1"])
+    one = stage.keep(rendered(web="new"), [box("web", "w1"), box("gone", "g1")])
+    assert stage.configured() == {"web": "old", "gone": "old"}
+    assert set(one.services) == {"web", "gone"}
+
+
+def test_without_a_record_it_is_known_by_its_hash(stage: Stage) -> None:
+    one = stage.keep(rendered(web="now"), [box("web", "w1", hash="now"), box("x", "x1")])
+    assert stage.configured() == {"web": "now"}
+    assert one.configured == ("web",)
+    assert one.past == {}
+
+
+@pytest.mark.parametrize("damage", ["half", "other", "gone"])
+def test_a_running_configuration_that_is_not_the_record_s(stage: Stage, damage: str) -> None:
+    """A half-written one, or one that a run left which was killed before its record."""
+    stage.started_from(rendered(web="old"), web=["w1"])
+    path = Path(stage.folder, RUNNING)
+    match damage:
+        case "half":
+            path.write_text(path.read_text()[:20])
+        case "other":
+            path.write_text(json.dumps(rendered(web="other")))
+        case "gone":
+            path.unlink()
+    one = stage.keep(rendered(web="new"), [box("web", "w1", hash="old")])
+    assert one.configured == ()
+    assert stage.configured() == {"web": "new"}
+
+
+def test_what_it_asks_of_compose_leaves_nothing_behind(stage: Stage) -> None:
+    stage.keep(rendered(web="now"), [box("web", "w1", hash="now")])
+    stage.engine.fails = True
+    stage.known = None
+    for path in Path(stage.folder, "generations").iterdir():
+        path.unlink()
+    with pytest.raises(EngineError):
+        stage.keep(rendered(web="now"), [box("web", "w1", hash="now")])
+    assert [one.name for one in Path(stage.folder).iterdir()] == ["generations"]
+    assert generation.stamps(stage.folder) == []
+
+
+# Trouble, before an update
+
+
+def test_who_is_in_trouble() -> None:
+    boxes = [
+        box("web", "w1", started=1),
+        box("sick", "s1", health="unhealthy"),
+        box("down", "d1", "exited", exit_code=3),
+        box("once", "o1", "dead", oneoff=True),
+    ]
+    assert keeping.in_trouble(boxes, 1000.0) == ["sick", "down"]

@@ -1,0 +1,180 @@
+"""How a project stands, by its record and a look at its containers; and its exit code."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from rbuild import failure, status
+from rbuild.cli import main
+from rbuild.engine import Container
+from rbuild.errors import EngineError
+from rbuild.project import locate
+from rbuild.record import Record, Store, stamp, write
+
+HOUR = 3600
+KEYS = ["name", "path", "built", "due", "reasons", "services", "bases", "failure", "problem",
+        "settings"]  # fmt: skip
+
+
+class Engine:
+    """Shows containers, or doesn't answer."""
+
+    def __init__(self) -> None:
+        self.boxes: list[Container] = []
+        self.error: EngineError | None = None
+
+    def containers(self, project: str) -> list[Container]:
+        if self.error:
+            raise self.error
+        return self.boxes
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    found = Engine()
+    monkeypatch.setattr(status, "_engine", lambda: found)
+    return found
+
+
+class Site:
+    """A project with the record of an update an hour ago."""
+
+    def __init__(self, folder: Path, state_dir: Path) -> None:
+        folder.mkdir()
+        (folder / "compose.yml").write_text("services: {}\n")
+        self.path = str(folder)
+        project = locate(self.path, "/")
+        self.store = Store(str(state_dir))
+        self.state = self.store.path("site", project.home)
+        self.record = Record("site", project.home, stamp(time.time() - HOUR), key="00")
+        view = {"paths": {}, "variables": {}, "settings": {"build-period": [86400, "x.yml:3"]}}
+        self.record.views = {project.spelling: view}
+        self.save()
+
+    def save(self) -> None:
+        self.store.make(self.state)
+        write(self.state, self.record)
+
+    def fails(self, kind: str, now: float | None = None, log: str = "/state/log") -> None:
+        self.record.failed = failure.failed(
+            None, inputs="aa", bases={}, kind=kind, message="web: not healthy", log=log,
+            now=time.time() if now is None else now, build_period=86400,
+        )  # fmt: skip
+        self.save()
+
+
+@pytest.fixture
+def site(tmp_path: Path, state_dir: Path, engine: Engine) -> Site:
+    return Site(tmp_path / "site", state_dir)
+
+
+def said(site: Site, *more: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["status", *more, site.path], prog_name="rbuild")
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout
+
+
+def document(site: Site) -> dict[str, Any]:
+    _, text = said(site, "--json")
+    found = json.loads(text)
+    assert list(found) == ["version", "projects"]
+    (one,) = found["projects"]
+    assert list(one) == KEYS
+    return dict(one)
+
+
+def test_all_is_well(site: Site, engine: Engine) -> None:
+    engine.boxes = [
+        Container("i", "site-web-1", "web", "sha256:1", "web", "running", "healthy",
+                  started=time.time() - 60),
+        Container("o", "once", "web", "sha256:1", "web", "running", oneoff=True),
+    ]  # fmt: skip
+    code, text = said(site)
+    assert code == 0
+    lines = text.splitlines()
+    assert lines[0] == f"site  {site.path}"
+    assert lines[1].endswith("(1 h ago)")
+    assert lines[2].startswith("  due ")
+    assert lines[3].split() == ["web", "running,", "healthy", "since", "1", "min", "web"]
+    assert len(lines) == 4
+    found = document(site)
+    assert (found["failure"], found["problem"]) == (None, None)
+    assert found["settings"]["build-period"] == {"value": 86400, "origin": "x.yml:3"}
+
+
+def test_a_failed_update_is_told_with_its_next_try(site: Site) -> None:
+    site.fails(failure.TOUCHED)
+    code, text = said(site)
+    assert code == 1
+    failed = site.record.failed
+    assert failed
+    line = time.strftime("%Y-%m-%d %H:%M", time.localtime(failure.next_try(failed)))
+    assert f"  failed    {failed['when']}: web: not healthy\n" in text
+    assert f"  retry     when an input changes, or {line} (in 1 d); --force-rebuild tries" in text
+    assert "  log       /state/log\n" in text
+    assert document(site)["failure"] == {
+        "when": failed["when"], "message": "web: not healthy", "log": "/state/log",
+        "next": failed["next"],
+    }  # fmt: skip
+
+
+def test_one_whose_time_has_come_is_tried_now(site: Site) -> None:
+    site.fails(failure.UNTOUCHED, time.time() - 2 * HOUR, log="")
+    code, text = said(site)
+    assert code == 1
+    assert "  retry     when an input changes, or now; " in text
+    assert "  log " not in text
+    assert document(site)["failure"]["log"] is None
+
+
+def test_what_a_person_left_has_no_next_try(site: Site) -> None:
+    site.fails(failure.LEFT)
+    code, text = said(site)
+    assert code == 1
+    failed = site.record.failed
+    assert failed
+    assert f"  left      {failed['when']}: web: not healthy\n" in text
+    assert "  retry     when an input changes; --force-rebuild tries it now\n" in text
+    assert document(site)["failure"]["next"] is None
+
+
+def test_an_engine_that_does_not_answer(site: Site, engine: Engine) -> None:
+    engine.error = EngineError("no answer")
+    code, text = said(site)
+    assert code == 1
+    assert "  unknown   no answer" in text
+    assert document(site)["problem"] == "no answer"
+
+
+def test_a_project_that_was_never_updated(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "compose.yml").write_text("services: {}\n")
+    site.path = str(tmp_path / "new")
+    code, text = said(site)
+    assert code == 0
+    assert "  updated   never by rbuild\n" in text
+    assert "due       now (new: no record of an earlier update)" in text
+
+
+def test_a_run_that_was_cut_off_is_told(site: Site) -> None:
+    site.record.underway = {"since": "2026-11-01T03:00:00.000Z", "step": "bring up web",
+                            "touched": True}  # fmt: skip
+    site.save()
+    _, text = said(site)
+    assert "interrupted: the run of 2026-11-01T03:00:00.000Z ended during: bring up web" in text
+    assert [one["kind"] for one in document(site)["reasons"]] == ["interrupted"]
+
+
+def test_looking_changes_nothing(site: Site) -> None:
+    site.fails(failure.TOUCHED)
+    path = Path(site.state, "record.json")
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    said(site, "-v")
+    document(site)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
