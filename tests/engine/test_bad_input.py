@@ -84,13 +84,28 @@ def rbuild(project: Project, *arguments: str, through: Sequence[str] = (), **env
 
 
 def refused(
-    project: Project, *arguments: str, code: int = 1, through: Sequence[str] = (), **env: str
+    project: Project,
+    *arguments: str,
+    code: int = 1,
+    remembered: bool = False,
+    through: Sequence[str] = (),
+    **env: str,
 ) -> str:
-    """What is said of bad input; it must have changed nothing."""
+    """What is said of bad input; it must have changed nothing.
+
+    `remembered`: an update was begun, so the record tells of its failure, and is else the same.
+    """
     before = standing(project)
     ran = rbuild(project, *arguments, through=through, **env)
     assert (ran.code, ran.out) == (code, ""), ran
-    assert standing(project) == before
+    after = standing(project)
+    if remembered:
+        (known,) = map(json.loads, before.pop("records").values())
+        (now,) = map(json.loads, after.pop("records").values())
+        assert now == {**known, "failed": now["failed"]}
+        assert now["failed"]["kind"] == "untouched"
+        assert now["failed"]["message"] in ran.err
+    assert after == before
     assert "an error in rbuild itself" not in ran.err
     assert len(ran.err.splitlines()) < 60, "more than a screen"
     return ran.err
@@ -350,32 +365,6 @@ def test_a_full_state_folder(good: Project, small: Path) -> None:
     says(err, "no container was touched: what ran before runs on")
 
 
-def test_a_state_folder_that_fills_during_the_update(good: Project, small: Path) -> None:
-    good.edit("compose.yml", "settle-period: 1", "settle-period: 3")
-    child = subprocess.Popen(
-        [sys.executable, "-m", "rbuild", "-v", "--force-rebuild", "."],
-        cwd=good.folder,
-        env={**os.environ, **good.env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stderr
-    said = ""
-    while "wait until they are healthy" not in said:
-        line = child.stderr.readline()
-        assert line, said
-        said += line
-    fill(small)
-    out, err = child.communicate(timeout=60)
-    assert (child.returncode, out) == (1, "")
-    says(err, "record.json: cannot keep state here: No space left on device")
-    says(err, "updated and healthy", "could not be written down", "the next run updates them again")
-    assert "no container was touched" not in err
-    (small / "filler").unlink()
-    says(good.rbuild("-n", ".").out, "interrupted: ")
-
-
 def damage(path: Path, how: str) -> bytes:
     content = path.read_bytes()
     data = json.loads(content)
@@ -505,7 +494,7 @@ def test_remove_images_without_an_engine(good: Project) -> None:
 
 def test_a_build_that_fails(good: Project, plugin: dict[str, str]) -> None:
     good.edit("Dockerfile", "CMD", "RUN echo the well is dry; exit 3\nCMD")
-    err = refused(good, ".", **plugin)
+    err = refused(good, ".", remembered=True, **plugin)
     says(err, f"{good.name}: the build of web failed\n", "the well is dry", "exit code: 3")
     says(err, "no container was touched: what ran before runs on")
     says(err, f"changed: {good.folder}/Dockerfile")
@@ -516,14 +505,14 @@ def test_a_build_that_fails(good: Project, plugin: dict[str, str]) -> None:
 def test_a_base_that_does_not_exist(good: Project) -> None:
     registry = os.environ["RBUILD_REGISTRY"]
     good.write("Dockerfile", f"FROM {registry}/rbuild/nosuch:7\n")
-    err = refused(good, ".")
+    err = refused(good, ".", remembered=True)
     says(err, f"{registry}/rbuild/nosuch:7: cannot be pulled (base of web)\n", "unknown")
     says(err, "check its name, the way to the registry, and `docker login`")
 
 
 def test_a_registry_that_cannot_be_reached(good: Project) -> None:
     good.write("Dockerfile", "FROM 127.0.0.1:1/x:1\n")
-    err = refused(good, ".")
+    err = refused(good, ".", remembered=True)
     says(err, "127.0.0.1:1/x:1: cannot be pulled (base of web)", "connection refused")
     says(err, "the way to the registry", "no container was touched: what ran before runs on")
 
@@ -532,7 +521,8 @@ def test_an_image_of_a_service_that_does_not_exist(good: Project) -> None:
     good.write(
         "compose.yml", COMPOSE.replace("x-rbuild", "  db: {image: 127.0.0.1:1/db}\nx-rbuild")
     )
-    says(refused(good, "."), "127.0.0.1:1/db: cannot be pulled (image of a service)")
+    err = refused(good, ".", remembered=True)
+    says(err, "127.0.0.1:1/db: cannot be pulled (image of a service)")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", ""], ids=["one address", "all addresses"])
@@ -540,7 +530,7 @@ def test_a_port_that_a_program_has(good: Project, plugin: dict[str, str], addres
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = f"{address}:{other.getsockname()[1]}".lstrip(":")
         good.edit("compose.yml", "init: true", f'init: true\n    ports: ["{port}:80"]')
-        err = refused(good, ".", **plugin)
+        err = refused(good, ".", remembered=True, **plugin)
     says(err, f"{good.name}: service web: port {port} is taken already, by a program on this")
     says(err, "`ss -lntup` shows which; stop it, or publish another port")
     says(err, "no container was touched: what ran before runs on")
@@ -557,7 +547,7 @@ def test_a_port_that_a_container_has(good: Project) -> None:
         argv[-1] = f"127.0.0.1:{port}:80"
         run([*argv, good.base, "sleep", "60"])
         good.edit("compose.yml", "init: true", f'init: true\n    ports: ["{port}:80"]')
-        err = refused(good, ".")
+        err = refused(good, ".", remembered=True)
     finally:
         run(["docker", "rm", "--force", holder])
     says(err, f"service web: port {port} is taken already, by container {holder}", "stop that")
@@ -591,7 +581,7 @@ def test_a_dockerfile_that_is_none(good: Project, dockerfile: str | None, compla
 
 def test_an_instruction_that_docker_does_not_know(good: Project) -> None:
     good.edit("Dockerfile", "CMD", "COMMAND")
-    says(refused(good, "."), "the build of web failed", "COMMAND")
+    says(refused(good, ".", remembered=True), "the build of web failed", "COMMAND")
 
 
 def test_builds_that_rest_on_each_other(good: Project) -> None:

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Project, run
+from .conftest import Project, Ran
 from .tools import (
     Gateway,
     image_id,
-    log,
     new_project,
     own_tags,
     publish,
@@ -137,28 +136,33 @@ def nothing_left(run_: Run, building: Callable[[], bool]) -> None:
 # ---------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_during_a_build(project_up: Project, signum: signal.Signals) -> None:
+def test_signals_during_a_build(project_up: Project) -> None:
     project = project_up
     image = f"{project.name}-first"
     before = starts(project), project.images(), image_id(image), own_tags(project)
+    known = record(project)
     building = hang_in_build(project)
-    at_work = Run(project)
-    wait_until(building, "the build")
-    assert image_id(image) != before[2]
-    begun = time.monotonic()
+    # Each run after the first finds that the one before it was interrupted as well.
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        at_work = Run(project)
+        wait_until(building, "the build")
+        assert image_id(image) != before[2]
+        begun = time.monotonic()
 
-    at_work.process.send_signal(signum)
-    code, out, err = at_work.end()
+        at_work.process.send_signal(signum)
+        code, out, err = at_work.end()
 
-    assert code == 128 + signum
-    assert time.monotonic() - begun < 10
-    assert out == ""
-    assert f"{project.name}: interrupted by signal {int(signum)}" in err
-    assert "no container was touched: what ran before runs on" in err
-    nothing_left(at_work, building)
-    # Names are put back, so that an `up` by hand changes nothing.
-    assert (starts(project), project.images(), image_id(image), own_tags(project)) == before
+        assert code == 128 + signum
+        assert time.monotonic() - begun < 10
+        assert out == ""
+        assert f"{project.name}: interrupted by signal {int(signum)}" in err
+        assert "no container was touched: what ran before runs on" in err
+        nothing_left(at_work, building)
+        # Names are put back, so that an `up` by hand changes nothing.
+        assert (starts(project), project.images(), image_id(image), own_tags(project)) == before
+        # Nobody failed: it is neither known as bad nor put off.
+        assert record(project) == {**known, "underway": record(project)["underway"]}
+        assert known["failed"] is None
     project.write("Second", SECOND.replace("$NAME", project.name))
     project.compose("up", "-d")
     assert starts(project) == before[0]
@@ -204,28 +208,6 @@ def test_a_signal_during_a_pull(project: Project) -> None:
             subprocess.run(["docker", "rmi", reference], capture_output=True)
 
 
-def test_a_signal_during_the_gate(project_up: Project) -> None:
-    project = project_up
-    at_work = Run(project, "--force-rebuild", "--settle-period", "300", "-v")
-    step = "wait until they are healthy"
-    assert at_work.process.stderr
-    assert f"{project.name}: {step}\n" in iter(at_work.process.stderr.readline, "")
-
-    at_work.process.send_signal(signal.SIGHUP)
-    code, _, err = at_work.end()
-
-    assert code == 129
-    assert "interrupted by signal 1" in err
-    assert "no container was touched" not in err
-    assert at_work.family() == []
-    after = starts(project)
-    assert {one[2] for one in after.values()} == {"running"}
-    ran = project.rbuild("--json")
-    assert ran.code == 0, ran.err
-    (reason,) = ran.document["projects"][0]["reasons"]
-    assert reason["detail"].endswith(f"ended during: {step}")
-
-
 def test_what_is_ignored_stays_ignored(project_up: Project) -> None:
     # As under nohup.
     project = project_up
@@ -252,6 +234,7 @@ def test_a_killed_run_keeps_others_out_until_its_children_are_gone(
 ) -> None:
     project = project_up
     before = starts(project), image_id(f"{project.name}-first")
+    images = project.images(), own_tags(project)
     building = hang_in_build(project)
     at_work = Run(project)
     wait_until(building, "the build")
@@ -299,14 +282,12 @@ def test_a_killed_run_keeps_others_out_until_its_children_are_gone(
     project.compose("up", "-d")
     assert starts(project) == before[0]
 
-    # And the one after it puts all in order.
-    ran = project.rbuild()
-    assert ran.code == 0, ran.err
-    assert "interrupted" in ran.out
-    assert len(project.images()) == 4
-    assert len(own_tags(project)) == 2
+    # The files are again what runs: the failure is forgotten, and nothing of either run is left.
+    assert project.rbuild() == Ran(0, "", "")
+    known = record(project)
+    assert (known["underway"], known["failed"], known["untidy"]) == (None, None, False)
+    assert (project.images(), own_tags(project)) == images
     assert (state_folder(project) / "record.json").stat().st_mode & 0o777 == 0o600
-    assert project.rbuild().out == ""
 
 
 def on_a_terminal(project: Project, *arguments: str) -> tuple[int, str]:
@@ -329,18 +310,3 @@ def on_a_terminal(project: Project, *arguments: str) -> tuple[int, str]:
             break
     os.close(ours)
     return process.wait(), re.sub(r"\x1b\[\d*[A-Za-z]", "", text.decode())
-
-
-def test_two_runs_started_together(project_up: Project) -> None:
-    project = project_up
-    runs = [Run(project, "--force-rebuild", "--json") for _ in range(3)]
-    ended = [one.end(60) for one in runs]
-    # The late ones find it locked, or fresh no longer being asked for: never two at a time.
-    codes = sorted(code for code, _, _ in ended)
-    assert codes[0] == 0
-    assert set(codes) <= {0, 75}
-    built = re.findall(rf"^rbuild: {project.name}: forced", log(project), re.MULTILINE)
-    assert len(built) >= 1
-    assert len(project.images()) == 4
-    assert run(["docker", "ps", "-q", "--filter",
-                f"label=com.docker.compose.project={project.name}"]).count("\n") == 2  # fmt: skip

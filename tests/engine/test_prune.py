@@ -75,7 +75,7 @@ def bystanders(project: Project) -> Iterator[list[tuple[str, str]]]:
     subprocess.run(["docker", "rmi", *named], capture_output=True)
 
 
-def test_ten_updates_leave_no_more_than_two(
+def test_many_updates_leave_no_more_than_two(
     project: Project, bystanders: list[tuple[str, str]]
 ) -> None:
     project.write("Dockerfile", BUILT)
@@ -101,7 +101,7 @@ volumes: {{named: }}
     # Two built images and the base, each with an earlier generation.
     assert two[1:] == (3, 3)
     mounts = sorted(project.container("web")["Mounts"], key=str)
-    for _ in range(8):
+    for _ in range(3):
         update(project)
     assert amounts() == two
     assert sorted(project.container("web")["Mounts"], key=str) == mounts
@@ -156,6 +156,10 @@ def test_images_that_two_projects_keep_are_each_ones_own(
                 f"services: {{web: {{init: true, image: $BASE, command: sleep 1000}}}}\n{SETTLE}",
             )
             update(one)
+            # What runs on as it is is no earlier generation.
+            update(one)
+            assert own_tags(one) == set()
+            one.edit("compose.yml", "1000", "1001")
             update(one)
         kept = own_tags(other)
         assert len(kept) == 1

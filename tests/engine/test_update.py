@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Project, run, run_rbuild
+from .conftest import Project, Ran, run, run_rbuild
 from .tools import (
     BUILD,
     PULL,
@@ -22,6 +22,7 @@ from .tools import (
     ids,
     image_id,
     inside,
+    known_bad,
     last_run,
     log,
     make_image,
@@ -174,7 +175,7 @@ def test_a_registry_that_cannot_be_reached_fails_the_update_untouched(
     project.write("Dockerfile", f"FROM {base}\n{IDLE}")
     try:
         assert project.rbuild().code == 0
-        before = starts(project), project.images(), record(project)
+        before, known = (starts(project), project.images()), record(project)
         gateway.close()
 
         ran = project.rbuild("--force-rebuild")
@@ -182,7 +183,8 @@ def test_a_registry_that_cannot_be_reached_fails_the_update_untouched(
         assert ran.code == 1
         assert f"{base}: cannot be pulled (base of web)" in ran.err
         assert "no container was touched: what ran before runs on" in ran.err
-        assert (starts(project), project.images(), record(project)) == before
+        assert (starts(project), project.images()) == before
+        assert "cannot be pulled" in known_bad(project, known, "untouched")["message"]
         assert own_tags(project) == set()
         plain_up_changes_nothing(project)
     finally:
@@ -372,23 +374,26 @@ services:
     kept = record(project)
     project.edit("compose.yml", '-good"', '-good\\nRUN echo it broke here && exit 7"')
 
-    for _ in range(2):
-        ran = project.rbuild()
+    for tries, flags in enumerate(((), ("--force-rebuild",)), 1):
+        ran = project.rbuild(*flags)
         assert ran.code == 1
         assert "the build of later failed" in ran.err
         assert "it broke here" in ran.err
-        assert "it was due: changed" in ran.err
+        assert f"it was due: {'forced' if flags else 'changed'}: " in ran.err
+        # From here on it is known, and waits for its time in silence.
+        assert known_bad(project, kept, "untouched")["tries"] == tries
+        assert project.rbuild() == Ran(75, "", "")
 
     # `good` was built each time.
     assert (starts(project), project.images(), image_id(f"{project.name}-good")) == before
     assert own_tags(project) == set()
-    assert record(project) == kept
     project.edit("compose.yml", "\\nRUN echo it broke here && exit 7", "")
     plain_up_changes_nothing(project)
     # Back to what it was: fresh.
     ran = project.rbuild("-v")
     assert ran.code == 0
     assert "fresh until" in ran.out
+    assert record(project)["failed"] is None
 
 
 # ---------------------------------------------------------------- what a person set
@@ -558,7 +563,7 @@ def test_company_in_the_same_folder_stays_and_a_stack_elsewhere_is_an_error(
 
 PROJECT_KEYS = {
     "name", "path", "outcome", "reasons", "services", "bases", "started", "seconds", "due", "log",
-    "steps", "notes", "warnings", "removed", "touched", "standing", "error",
+    "steps", "notes", "warnings", "removed", "touched", "standing", "generation", "retry", "error",
 }  # fmt: skip
 
 
@@ -587,6 +592,8 @@ def test_two_projects_at_a_time_in_one_document(
                 {"name", "state", "image", "image_id"}
             ]
             assert one["bases"] == [project.base]
+            # Nothing ran before that could have been kept.
+            assert (one["generation"], one["retry"]) == (None, None)
             for when in (one["started"], one["due"]):
                 assert when.endswith("Z")
                 datetime.fromisoformat(when)
@@ -604,6 +611,8 @@ def test_two_projects_at_a_time_in_one_document(
         assert set(failed) == set(fresh) == PROJECT_KEYS
         assert set(failed["error"]) == {"message", "detail", "hint"}
         assert ran.document["exit_code"] == 1
+        assert fresh["retry"] is None
+        assert failed["retry"] == record(other)["failed"]["next"]
 
 
 def test_how_much_is_said_and_who_may_read_it(site: Project, state_dir: Path) -> None:

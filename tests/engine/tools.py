@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,14 @@ def state_folder(project: Project) -> Path:
 def record(project: Project) -> dict[str, Any]:
     """The project's record."""
     return json.loads((state_folder(project) / "record.json").read_text())  # type: ignore[no-any-return]
+
+
+def known_bad(project: Project, before: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """What the record keeps of a failure of this kind; the rest of it must be as `before`."""
+    failed = record(project)["failed"]
+    assert record(project) == {**before, "failed": failed}
+    assert failed["kind"] == kind
+    return failed  # type: ignore[no-any-return]
 
 
 def log(project: Project) -> str:
