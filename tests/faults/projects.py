@@ -122,8 +122,9 @@ class Site:
 
     def begin(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Start the real command in a session of its own; the caller waits for it."""
+        # A test run in the background ignores some signals, and would pass that on.
         return subprocess.Popen(
-            self.argv(*arguments),
+            ["env", "--default-signal=HUP,INT,TERM", *self.argv(*arguments)],
             cwd=self.folder,
             env={**os.environ, **self.env, **env},
             stdin=subprocess.DEVNULL,
@@ -211,6 +212,13 @@ class Site:
 
     def _remove_from_engine(self) -> None:
         label = f"label=com.docker.compose.project={self.name}"
+        # An anonymous one that a container took over from another is no longer that to `rm -v`.
+        volumes = [
+            mount["Name"]
+            for one in self.containers()
+            for mount in one["Mounts"]
+            if mount["Type"] == "volume" and re.fullmatch("[0-9a-f]{64}", mount["Name"])
+        ]
         for listing, removal in (
             (["docker", "ps", "-aq"], ["docker", "rm", "-fv"]),
             (["docker", "network", "ls", "-q"], ["docker", "network", "rm"]),
@@ -219,6 +227,8 @@ class Site:
             found = self.engine.run(*listing, "--filter", label).split()
             if found:
                 self.engine.run(*removal, *found, check=False)
+        if volumes:
+            self.engine.run("docker", "volume", "rm", "-f", *volumes, check=False)
         tags = self.tags()
         if tags:
             self.engine.run("docker", "rmi", "-f", *tags, check=False)
