@@ -483,8 +483,10 @@ class Lane:
             kept = json.loads(path.read_text())["services"]
             if {name: one["image"] for name, one in kept.items()} == running:
                 wrong.append(f"generation {stamp} is what runs now, nothing earlier")
-            # Else nothing removes it once it has lost its tag.
+            # Else nothing removes it once it has lost its tag. One that runs still is tracked
+            # when it is replaced.
             strays = {one["image"] for one in kept.values()} - set(known.superseded)
+            strays -= set(running.values())
             wrong += [
                 f"generation {stamp} has an image that is not tracked: {one}" for one in strays
             ]
