@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,8 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_deep_nesting_is_refused_and_moderate_is_not(tmp_path: Path) -> None:
-    assert "nested deeper" in complaint(tmp_path, "[" * 200_000)
+    # PyYAML's libyaml of 2026 has a limit of its own, which it may meet first.
+    assert re.search("nested deeper|nesting depth", complaint(tmp_path, "[" * 200_000))
     assert "nested deeper" in complaint(tmp_path, "- " * 101 + "x")
     depth = yamlfile.MAX_DEPTH
     assert data(tmp_path, "[" * depth + "]" * depth)
