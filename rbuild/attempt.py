@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from rbuild import failure, generation, keeping, record, space, staleness, steps, underway, undo
+from rbuild import (
+    contexts,
+    failure,
+    generation,
+    keeping,
+    moves,
+    record,
+    resting,
+    space,
+    staleness,
+    steps,
+    underway,
+    undo,
+)
+from rbuild.credentials import Login, docker_config
 from rbuild.errors import Interrupted, RbuildError, StateError
 from rbuild.loading import Loaded
 from rbuild.plan import Plan
 from rbuild.record import Record
+from rbuild.reference import qualified
 from rbuild.scene import Scene
 from rbuild.step import Build, Gate, Keep, Pull, Up
 from rbuild.underway import Underway, tracked
@@ -22,15 +39,22 @@ def take(scene: Scene, loaded: Loaded, made: Plan, kept: str, *, resumed: bool =
     that touched nothing what failed.
     """
     work = _work(scene, loaded, made, kept)
+    scene.begun = True
     if resumed:
         assert scene.known
         note = underway.go_on(scene.folder, scene.known, resumed=True)
         work.touched = True
+        # As it was when the run was cut off: names may have moved since.
+        work.rests = dict(note.note.get("rests") or {})
+        work.makes = dict(note.note.get("makes") or {})
         scene.outcome.generation = kept if generation.read(scene.folder, kept) else ""
     else:
-        note = underway.begin(loaded, scene.known, made, kept, scene.run.started, scene.inputs)
+        note = underway.begin(
+            loaded, scene.known, made, kept, scene.run.started, scene.inputs, scene.commit
+        )
     try:
-        _forward(scene, loaded, made, work, note, kept)
+        with _signed_in(scene):
+            _forward(scene, loaded, made, work, note, kept)
     except BaseException as error:
         scene.log.line(f"failed: {error}")
         if isinstance(error, RbuildError) and error.detail:
@@ -40,6 +64,19 @@ def take(scene: Scene, loaded: Loaded, made: Plan, kept: str, *, resumed: bool =
         scene.outcome.warnings += tuple(work.warnings)
         undo.undo(scene, made, work, note, error)
     _succeed(scene, loaded, made, work, note)
+
+
+@contextmanager
+def _signed_in(scene: Scene) -> Iterator[None]:
+    """Docker has the project's own credentials for registries, as long as this lasts."""
+    logins = {name: Login(*one) for name, one in scene.settings.logins.items()}
+    if not logins:
+        yield
+        return
+    folder = os.path.join(scene.folder, "docker-config")
+    with docker_config(logins, scene.run.environ, folder) as config:
+        scene.engine.sign_in(config)
+        yield
 
 
 def _work(scene: Scene, loaded: Loaded, made: Plan, kept: str) -> steps.Work:
@@ -64,6 +101,9 @@ def _work(scene: Scene, loaded: Loaded, made: Plan, kept: str) -> steps.Work:
 def _forward(
     scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: Underway, kept: str
 ) -> None:
+    if moves.WATCH not in work.rests:
+        old = scene.known.rests if scene.known else {}
+        work.rests[moves.WATCH] = resting.watched(scene, old.get(moves.WATCH, {}))
     takes_room = any(isinstance(one, Build | Pull) for one in made.steps)
     free_before = _check_space(scene) if takes_room else None
     for step in made.steps:
@@ -71,9 +111,11 @@ def _forward(
             assert scene.info
             if free_before is not None:
                 work.taken = space.taken(free_before, space.free(scene.info))
-            names = [one.image for one in loaded.configuration.services.values()]
-            here = work.engine.images(names)
-            note.has_built({name: one.id for name, one in here.items()})
+            # Now, while it can still be said that nothing is touched.
+            _note_images(scene, loaded, made, work, note)
+        elif isinstance(step, Build):
+            # What a base means may move while others work.
+            _note_rests(scene, made, work, moves.BASE)
         note.enter(step, certain=not work.touched, tracked=tracked(work))
         scene.tell(str(step))
         if isinstance(step, Keep):
@@ -96,6 +138,35 @@ def _forward(
             )
             scene.outcome.generation = kept if found.services else ""
         steps.run(step, work)
+    if not any(isinstance(one, Up) for one in made.steps):
+        _note_images(scene, loaded, made, work, note)
+
+
+def _note_images(
+    scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: Underway
+) -> None:
+    """Keep in mind what was made, and on what."""
+    if note.note.get("resumed"):
+        return
+    services = loaded.configuration.services.values()
+    built = loaded.configuration.built_images
+    here = work.engine.images(list(dict.fromkeys([*(one.image for one in services), *built])))
+    work.makes = {qualified(name): here[name].id for name in sorted(built) if name in here}
+    _note_rests(scene, made, work)
+    note.has_built({one.image: here[one.image].id for one in services if one.image in here}, work)
+
+
+def _note_rests(scene: Scene, made: Plan, work: steps.Work, *kinds: str) -> None:
+    """Keep in mind what the update is made on, as far as it is not yet."""
+    missing = {
+        kind: one
+        for kind, one in made.rests.items()
+        if kind not in work.rests and (not kinds or kind in kinds)
+    }
+    if missing:
+        # First: what records say by then is here, at the latest, when the engine is asked.
+        makers = resting.makers(scene)
+        work.rests.update(resting.found(missing, work.engine, work.local, makers))
 
 
 def _forget_half_kept(scene: Scene, kept: str) -> None:
@@ -118,8 +189,14 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
     outcome = scene.outcome
     started = failure.moment(note.note["since"])
     after = underway.updated(loaded, scene.known, made, work, started)
+    after.commit = scene.commit
+    if scene.held_back and scene.known:
+        # A newer commit has failed, and waits still.
+        after.failed = scene.known.failed
     outcome.touched = work.touched
     try:
+        if scene.contexts:
+            contexts.remember(scene.folder, after, scene.contexts)
         running = os.path.join(scene.folder, generation.RUNNING)
         generation.write_configuration(running, loaded.rendered)
         record.write(scene.folder, after)
@@ -130,6 +207,7 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
         )
         raise
     outcome.outcome, outcome.standing = "updated", ""
+    outcome.bases = tuple(after.bases)
     outcome.notes += tuple(work.notes)
     outcome.due = staleness.due_at(after.built_at, scene.settings.build_period)
     outcome.services = _services(made, after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rbuild import dockerfile
@@ -31,6 +31,8 @@ class Bases:
     """Services to build, in groups: a group rests only on images and on earlier groups."""
     unknown: tuple[str, ...]
     """Services whose context is no folder here, so that their bases can't be read."""
+    rests_on: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Service → the services of this project whose images its build rests on."""
 
 
 def find(
@@ -76,11 +78,55 @@ def find(
                 users = needs.setdefault((reference, where), [])
                 if name not in users:
                     users.append(name)
+    others = {name: frozenset(deps - {name}) for name, deps in rests_on.items()}
     return Bases(
         needs=tuple(Need(one, where, tuple(users)) for (one, where), users in needs.items()),
-        order=_order({name: deps & wanted.keys() - {name} for name, deps in rests_on.items()}),
+        order=_order({name: deps & wanted.keys() for name, deps in others.items()}),
+        rests_on=others,
         unknown=tuple(unknown),
     )
+
+
+def concerned(
+    configuration: Configuration,
+    bases: Bases,
+    moved: Collection[str],
+    changed: Collection[str] = (),
+) -> frozenset[str]:
+    """The services that are concerned where images have moved: those that rest on one or run
+    one, and those that build upon or run what these build.
+
+    `bases` is of all services, `moved` has qualified names, `changed` services that are concerned
+    by themselves. An image that nothing here rests on (`watch`) concerns all that is built.
+    """
+    services = configuration.services
+    known = {qualified(need.reference) for need in bases.needs}
+    known |= {qualified(one.image) for one in services.values() if not one.build}
+    found = {*changed}
+    for need in bases.needs:
+        if qualified(need.reference) in moved:
+            found.update(need.services)
+    for service in services.values():
+        if (not service.build and qualified(service.image) in moved) or (
+            service.build and not known.issuperset(moved)
+        ):
+            found.add(service.name)
+    while True:
+        made = {
+            qualified(image)
+            for name in found
+            if services[name].build
+            for image in (services[name].image, *services[name].tags)
+        }
+        more = {
+            one.name
+            for one in services.values()
+            if one.name not in found
+            and (qualified(one.image) in made or bases.rests_on.get(one.name, frozenset()) & found)
+        }
+        if not more:
+            return frozenset(found)
+        found |= more
 
 
 def _references(
@@ -134,7 +180,7 @@ def _platform(service: Service, build: Mapping[str, Any]) -> str:
     return service.platform or (platforms[0] if len(platforms) == 1 else "")
 
 
-def _order(rests_on: Mapping[str, set[str]]) -> tuple[tuple[str, ...], ...]:
+def _order(rests_on: Mapping[str, frozenset[str]]) -> tuple[tuple[str, ...], ...]:
     groups: list[tuple[str, ...]] = []
     done: set[str] = set()
     while len(done) < len(rests_on):

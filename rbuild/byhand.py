@@ -7,7 +7,19 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from rbuild import failure, generation, keeping, lock, record, rescue, rollback, underway, wayback
+from rbuild import (
+    checkout,
+    failure,
+    generation,
+    keeping,
+    lock,
+    logs,
+    record,
+    rescue,
+    rollback,
+    underway,
+    wayback,
+)
 from rbuild.engine import Container
 from rbuild.errors import Deferred, Interrupted, NeedsPerson, ProjectError, RbuildError, RolledBack
 from rbuild.generation import AS_BUILT, RUNNING, Generation
@@ -41,7 +53,7 @@ def roll_back(project: Project, run: Run, means: Means, *, to: str = "") -> Outc
                 project=project, run=run, means=means, outcome=outcome, name=outcome.name,
                 folder=loaded.folder, known=loaded.record,
                 settings=run.settings(loaded.own_settings),
-                log=Log(underway.new_log(loaded.folder, run.started),
+                log=Log(logs.path(loaded.folder, run.started),
                         lambda line: means.tell(outcome.name, line, False)),
                 held=(held,), loaded=loaded,
             )  # fmt: skip
@@ -79,9 +91,7 @@ def _go(scene: Scene, to: str) -> None:
             hint="then roll back, if it's still needed",
         )
     wanted = _choose(scene, to)
-    scene.run.store.make(scene.folder)
-    underway.make_room_for_log(scene.log.path)
-    scene.outcome.log = scene.log.path
+    scene.open_log()
     scene.log.line(f"rbuild: {scene.name}: rollback to {wanted.stamp}, asked for by a person")
     containers = generation.ours(
         scene.engine.containers(scene.name), scene.folder, loaded.inputs.main_files
@@ -103,11 +113,14 @@ def _go(scene: Scene, to: str) -> None:
         scene.outcome.warnings += (
             f"{', '.join(note.note['stay'])}: stays on its image (`rollback: never`)",
         )
+    # Before anything is brought up: files of the checkout may be mounted.
+    left = checkout.go_back(scene, str(wanted.past.get("commit", "")))
     way = wayback.go(scene, wanted, note)
     scene.outcome.warnings += way.warnings
     if way.problem is None:
-        _arrive(scene, wanted, here, way)
+        _arrive(scene, wanted, here, way, left)
     else:
+        checkout.go_back(scene, left)
         _return(scene, here, note, way.problem)
 
 
@@ -147,7 +160,7 @@ def _keep(scene: Scene, known: Record, containers: Sequence[Container]) -> Gener
         scene.loaded,
         known,
         containers,
-        underway.name_of(scene.run.started),
+        generation.name_of(scene.run.started),
         engine=scene.engine,
         names={name: image.id for name, image in images.items()},
         left={},
@@ -166,7 +179,7 @@ def _note(scene: Scene, known: Record, containers: Sequence[Container]) -> dict[
     return {
         "since": stamp(scene.run.started),
         "step": "rollback",
-        "generation": underway.name_of(scene.run.started),
+        "generation": generation.name_of(scene.run.started),
         "touched": True,
         "going": "back",
         "by_hand": True,
@@ -180,8 +193,13 @@ def _note(scene: Scene, known: Record, containers: Sequence[Container]) -> dict[
     }
 
 
-def _arrive(scene: Scene, wanted: Generation, here: Generation, way: wayback.Way) -> None:
-    """Write down what runs now, and that what was left is not to be tried again by itself."""
+def _arrive(
+    scene: Scene, wanted: Generation, here: Generation, way: wayback.Way, commit: str
+) -> None:
+    """Write down what runs now, and that what was left is not to be tried again by itself.
+
+    `commit` is what the checkout was at, if it was moved.
+    """
     assert scene.known
     path = generation.configuration_path(scene.folder, wanted.stamp)
     configuration, _ = generation.read_configuration(path)
@@ -202,6 +220,8 @@ def _arrive(scene: Scene, wanted: Generation, here: Generation, way: wayback.Way
             None,
             inputs=scene.inputs,
             bases={},
+            digests=_left_digests(scene, here),
+            commit=commit,
             kind=failure.LEFT,
             message=f"left by hand on {stamp(scene.run.started)[:16]}Z for {wanted.stamp}",
             log=scene.log.path,
@@ -224,6 +244,12 @@ def _arrive(scene: Scene, wanted: Generation, here: Generation, way: wayback.Way
         raise
     except RbuildError as error:
         scene.outcome.warnings += (f"not all is cleaned up: {error.message}",)
+
+
+def _left_digests(scene: Scene, here: Generation) -> dict[str, list[str]]:
+    """What was left rests on: only something newer is worth a try."""
+    rests = here.past.get("rests") or {}
+    return {name: list(one) for kind in rests.values() for name, one in kind.items()}
 
 
 def _return(

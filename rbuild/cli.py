@@ -19,7 +19,7 @@ import click
 
 from rbuild import __version__, configfile
 from rbuild.errors import RbuildError, UsageError
-from rbuild.glance import Run, glance
+from rbuild.glance import Fresh, Run, glance
 from rbuild.project import Project, has_compose_file, locate
 from rbuild.record import Store, default_root
 from rbuild.report import Outcome, document, exit_code, problems, results
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+_METAVARS = {"count": "N", "duration": "DURATION", "checks": "KINDS", "extent": "all|moved"}
 
 
 class Setting(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -154,7 +157,7 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
         else:
             decorate = click.option(
                 f"--{option.name}", option.field, type=Setting(option),
-                metavar="N" if option.parse.__name__ == "count" else "DURATION",
+                metavar=_METAVARS[option.parse.__name__],
                 help=f"{option.help}  [default: {option.shown_default}]",
             )  # fmt: skip
         command = decorate(command)
@@ -383,6 +386,7 @@ def _update(given: dict[str, Any]) -> int:
     run, arguments = _prepare(given, flags)
     report = _Report(given)
     unsure: list[Project] = []
+    rests: list[Fresh] = []
     seen: set[str] = set()
     told: set[tuple[str, str]] = set()
     cwd = _cwd()
@@ -395,22 +399,50 @@ def _update(given: dict[str, Any]) -> int:
         if project.spelling in seen:
             continue
         seen.add(project.spelling)
-        fresh = None if given["remove_images"] else glance(project, run)
-        if fresh:
-            # Two spellings of one project are one project.
-            if (project.home, fresh.name) not in told:
-                report.add(fresh)
-            told.add((project.home, fresh.name))
-        else:
+        found = None if given["remove_images"] else glance(project, run)
+        if found is None:
             unsure.append(project)
-    if unsure:
-        from rbuild import crew, refresh, removal
-
-        gc.enable()
-        task = removal.remove if given["remove_images"] else refresh.refresh
-        wait = given["lock_wait"]
-        crew.work(unsure, run, report, jobs=given["jobs"], task=task, lock_wait=wait)
+        elif found.settings.check:
+            rests.append(found)
+        # Two spellings of one project are one project.
+        elif (project.home, found.known.name) not in told:
+            told.add((project.home, found.known.name))
+            report.add(found.outcome)
+    if unsure or rests:
+        _look_closer(unsure, rests, run, report, given)
     return report.close()
+
+
+def _look_closer(
+    unsure: list[Project], rests: list[Fresh], run: Run, report: _Report, given: Mapping[str, Any]
+) -> None:
+    """Work on the projects that may be stale, and on those of `rests` under which all moves."""
+    from rbuild.lookout import Lookout
+    from rbuild.process import Stop
+
+    def insecure() -> frozenset[str]:
+        from rbuild import crew
+
+        return crew.connect(stop, None, ()).insecure_registries()
+
+    stop = Stop()
+    stop.install()
+    lookout = Lookout(run, stop, insecure)
+    try:
+        fresh, unsure = lookout.sort(rests, unsure)
+        for one in fresh:
+            report.add(one)
+        if unsure:
+            from rbuild import crew, refresh, removal
+
+            gc.enable()
+            task = removal.remove if given["remove_images"] else refresh.refresh
+            crew.work(
+                unsure, run, report, jobs=given["jobs"], task=task,
+                lock_wait=given["lock_wait"], stop=stop, lookout=lookout,
+            )  # fmt: skip
+    finally:
+        lookout.close()
 
 
 class _Report:

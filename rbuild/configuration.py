@@ -49,6 +49,8 @@ class Service:
     """A failed update does not take it back to its old image."""
     shares: tuple[str, ...] = ()
     """Services whose containers' namespaces its own containers live in."""
+    is_named: bool = False
+    """Whether the compose file gives its image a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ def _service(
         has_image="provider" not in data,
         environment=data.get("environment"),
         stays_new=own.get("rollback") == "never",
+        is_named=bool(data.get("image")),
         shares=tuple(
             value.removeprefix("service:")
             for value in (data.get(kind) or "" for kind in ("network_mode", "pid", "ipc"))
@@ -203,7 +206,7 @@ def _own_settings(data: Any, place: _Place) -> Mapping[str, Any]:
         keys = ", ".join(SERVICE_KEYS)
         raise ProjectError(f"{place.of()}: x-rbuild: expected a mapping with {keys}, not {data!r}")
     for key, value in data.items():
-        if key in FILE_KEYS:
+        if key in FILE_KEYS and key not in SERVICE_KEYS:
             raise ProjectError(
                 f"{place.of(key)}: {key} is a setting of the project, not of a service",
                 hint="move it to the x-rbuild at the top of the file",

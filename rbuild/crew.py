@@ -6,12 +6,15 @@ import os
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
+from rbuild import sequence
 from rbuild.engine import Engine
-from rbuild.errors import InternalError
+from rbuild.errors import InternalError, ProjectError
 from rbuild.glance import Run
+from rbuild.loading import load
+from rbuild.lookout import Lookout
 from rbuild.process import Log, Stop
 from rbuild.project import Project
 from rbuild.record import stamp, write_private
@@ -40,15 +43,20 @@ def work(
     jobs: int,
     task: Task = refresh,
     lock_wait: float = 0.0,
+    stop: Stop | None = None,
+    lookout: Lookout | None = None,
 ) -> None:
     """Do a task on each project, `jobs` at a time, whatever comes of any of them.
 
-    `lock_wait`: seconds to wait for a project's lock.
+    `lock_wait`: seconds to wait for a project's lock. `stop` is in place already, where it is
+    given.
 
-    Projects in one folder share its lock, so they are worked one after another.
+    Projects in one folder share its lock, so they are worked one after another. Who builds an
+    image is worked before who rests on it; those that rest on each other in a circle are not.
     """
-    stop = Stop()
-    stop.install()
+    if stop is None:
+        stop = Stop()
+        stop.install()
     guard = threading.Lock()
     claimed: set[str] = set()
 
@@ -62,27 +70,65 @@ def work(
         with guard:
             listener.tell(name, text, step)
 
-    def together(group: Sequence[Project]) -> None:
-        for project in group:
+    homes = {project.home: threading.Lock() for project in projects}
+    working: dict[str, Future[None]] = {}
+
+    def one(project: Project, before: Sequence[str]) -> None:
+        # They were handed out earlier, so each is done or at work.
+        wait([working[each] for each in before])
+        with homes[project.home]:
             if stop.signum and claimed:
                 return
-            means = Means(connect, stop, claim, tell, lock_wait)
+            means = Means(connect, stop, claim, tell, lock_wait, lookout)
             outcome = _guarded(task, project, run, means)
+            if outcome and lookout and outcome.outcome != "fresh":
+                lookout.forget_makers()
             if outcome:
                 with guard:
                     listener.add(outcome)
 
-    groups: dict[str, list[Project]] = {}
-    for project in projects:
-        groups.setdefault(project.home, []).append(project)
-    with ThreadPoolExecutor(max_workers=min(jobs, len(groups))) as pool:
-        working = [pool.submit(together, group) for group in groups.values()]
+    ordered, waits = _in_order(projects, run, stop, listener)
+    if not ordered:
+        return
+    with ThreadPoolExecutor(max_workers=min(jobs, len(homes))) as pool:
+        for project in ordered:
+            working[project.spelling] = pool.submit(one, project, waits[project.spelling])
         # A signal may reach a worker's thread while it starts a command (it blocks signals for
         # that); then nothing wakes this one, the only one that runs Python's handlers.
-        while wait(working, timeout=0.2).not_done:
+        while wait(working.values(), timeout=0.2).not_done:
             pass
-        for done in working:
+        for done in working.values():
             done.result()
+
+
+def _in_order(
+    projects: Sequence[Project], run: Run, stop: Stop, listener: Listener
+) -> tuple[list[Project], dict[str, list[str]]]:
+    """The projects in the order in which they are worked, and for whom each waits.
+
+    Those of a circle are reported, and left out.
+    """
+    nodes = sequence.nodes(
+        projects, run, lambda one: load(one, connect(stop, None, ()), run.store, run.environ)
+    )
+    waits = sequence.waits(nodes)
+    order, circles = sequence.arrange(waits)
+    by_spelling = {project.spelling: project for project in projects}
+    for circle in circles:
+        names = " → ".join(nodes[key].name for key in [*circle, circle[0]])
+        for key in circle:
+            if key in by_spelling:
+                error = ProjectError(
+                    f"projects rest on each other's images in a circle: {names}",
+                    hint="look at the FROM lines of their Dockerfiles, and at `image:`",
+                )
+                listener.add(
+                    Outcome(nodes[key].name, by_spelling[key].path, "failed",
+                            started=run.started, error=error)
+                )  # fmt: skip
+                del by_spelling[key]
+    waited = {key: [one for one in waits.get(key, ()) if one in by_spelling] for key in by_spelling}
+    return [by_spelling[key] for key in order if key in by_spelling], waited
 
 
 def connect(stop: Stop, log: Log | None, held: Sequence[int]) -> Engine:

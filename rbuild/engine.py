@@ -147,6 +147,16 @@ class Engine(Protocol):
     ) -> list[Image]:
         """Images with this label, of this name pattern, or without any tag."""
 
+    def insecure_registries(self) -> frozenset[str]:
+        """Registries (`host`, `host:port`) and networks (`10.0.0.0/8`) to which the engine speaks
+        plain HTTP if need be."""
+
+    def sign_in(self, config: str) -> None:
+        """From now on, pull, build and push with the credentials in this DOCKER_CONFIG."""
+
+    def push(self, reference: str, *, timeout: float) -> None:
+        """Push an image; PushError if that fails or takes longer than `timeout` seconds."""
+
     def pull(self, reference: str, platform: str, *, timeout: float) -> None:
         """Pull an image; PullError if that fails or takes longer than `timeout` seconds."""
 

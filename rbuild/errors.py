@@ -50,6 +50,10 @@ class PullError(EngineError):
     """An image could not be pulled; what ran before still runs."""
 
 
+class PushError(EngineError):
+    """An image could not be pushed."""
+
+
 class NotInRegistry(PullError):
     """A registry answered that it doesn't have the image, or not for us."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rbuild.record import stamp
@@ -27,6 +27,8 @@ def failed(
     *,
     inputs: str,
     bases: Mapping[str, str],
+    digests: Mapping[str, Sequence[str]] | None = None,
+    commit: str = "",
     kind: str,
     message: str,
     log: str,
@@ -36,9 +38,16 @@ def failed(
     """What a record keeps of a failure; `before` is what it kept until now.
 
     `inputs` is the digest of what was tried, `bases` what base images meant by then (name → ID),
-    `now` in epoch seconds, `build_period` in seconds.
+    `digests` under what they and other images are known elsewhere (qualified name → digests),
+    `commit` what the project's checkout was fast-forwarded to for it, `now` is in epoch seconds,
+    `build_period` in seconds.
     """
-    again = bool(before) and before is not None and before.get("inputs") == inputs
+    again = (
+        bool(before)
+        and before is not None
+        and before.get("inputs") == inputs
+        and before.get("commit", "") == commit
+    )
     tries = int(before["tries"]) + 1 if again and before else 1
     wait = build_period
     if kind == UNTOUCHED:
@@ -47,6 +56,8 @@ def failed(
     return {
         "inputs": inputs,
         "bases": dict(bases),
+        "digests": {name: list(one) for name, one in (digests or {}).items()},
+        "commit": commit,
         "kind": kind,
         "tries": tries,
         "when": stamp(now),
@@ -57,18 +68,43 @@ def failed(
 
 
 def waiting(
-    known: Mapping[str, Any] | None, *, inputs: str, bases: Mapping[str, str], now: float
+    known: Mapping[str, Any] | None,
+    *,
+    inputs: str,
+    bases: Mapping[str, str],
+    digests: Mapping[str, str] | None = None,
+    commit: str = "",
+    now: float,
 ) -> Waiting | None:
     """Whether the same update failed and its time has not come; None if it may be tried.
 
-    `bases` may be only those that are here: one that is gone has moved.
+    `bases` may be only those that are here: one that is gone has moved. `digests` is what
+    registries have now, of images that were asked for, `commit` where the project's checkout is.
     """
     if not known or known["inputs"] != inputs:
+        return None
+    if commit and known.get("commit") not in (None, "", commit):
+        return None
+    tried = known.get("digests", {})
+    if any(name in tried and one not in tried[name] for name, one in (digests or {}).items()):
         return None
     if known["kind"] == LEFT:
         return Waiting(known["message"], 0.0, LEFT)
     if known["bases"] != dict(bases):
         return None
+    return _until(known, now)
+
+
+def holds_back(known: Mapping[str, Any] | None, commit: str, now: float) -> Waiting | None:
+    """Whether an update to this commit failed, and its time has not come."""
+    if not known or not commit or known.get("commit") != commit:
+        return None
+    if known["kind"] == LEFT:
+        return Waiting(known["message"], 0.0, LEFT)
+    return _until(known, now)
+
+
+def _until(known: Mapping[str, Any], now: float) -> Waiting | None:
     until = next_try(known)
     # A clock that was set back must not keep an update out for years.
     if now >= until or moment(known["when"]) > now + 60:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
@@ -22,7 +23,10 @@ RUNNING = "running.compose.json"
 # States in which a container does its work.
 UP = ("running", "restarting", "paused")
 # What of a record describes the update that made what runs.
-AS_BUILT = ("built", "finished", "files", "digests", "provided", "services", "bases", "builds")
+AS_BUILT = (
+    "built", "finished", "files", "digests", "provided", "services", "bases", "builds",
+    "rests", "makes", "commit",
+)  # fmt: skip
 _STAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
 
@@ -69,6 +73,11 @@ class Generation:
     def ran(self) -> bool:
         """Whether anything of it was at work."""
         return any(kept.up for kept in self.services.values())
+
+
+def name_of(started: float) -> str:
+    """The name of a generation that is new in the run that started then; fit for a tag."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started))
 
 
 def path(folder: str, stamp: str) -> str:

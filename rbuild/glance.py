@@ -11,7 +11,6 @@ from rbuild.project import Project
 from rbuild.record import Record, Store
 from rbuild.report import Outcome
 from rbuild.settings import Given, Settings, from_json, resolve
-from rbuild.staleness import Decision
 
 
 class Run(NamedTuple):
@@ -32,8 +31,19 @@ class Run(NamedTuple):
         return resolve(self.flags, self.environment, own, self.defaults)
 
 
-def glance(project: Project, run: Run) -> Outcome | None:
-    """The outcome of a project that is surely fresh; None if it takes a closer look."""
+class Fresh(NamedTuple):
+    """A project that is fresh by its record."""
+
+    outcome: Outcome
+    project: Project
+    known: Record
+    settings: Settings
+    folder: str
+    """Its state folder."""
+
+
+def glance(project: Project, run: Run) -> Fresh | None:
+    """A project that is surely fresh by its record; None if it takes a closer look."""
     if run.forced:
         return None
     for folder in run.store.folders(project.home):
@@ -44,20 +54,26 @@ def glance(project: Project, run: Run) -> Outcome | None:
         view = known.views.get(project.spelling) if known else None
         if known is None or view is None or known.untidy or known.failed:
             continue
-        decision = _decide(known, view, run)
-        if decision is None or decision.stale:
+        settings = _unchanged(known, view, run)
+        if settings is None:
+            continue
+        decision = staleness.decide(
+            known, (), build_period=settings.build_period, forced=False, now=run.started
+        )
+        if decision.stale:
             # A project that was renamed has left a record behind.
             continue
-        return Outcome(known.name, project.path, "fresh", due=decision.due, started=run.started)
+        outcome = Outcome(known.name, project.path, "fresh", due=decision.due, started=run.started)
+        return Fresh(outcome, project, known, settings, folder)
     return None
 
 
-def _decide(known: Record, view: Mapping[str, Any], run: Run) -> Decision | None:
+def _unchanged(known: Record, view: Mapping[str, Any], run: Run) -> Settings | None:
+    """The settings of a project whose inputs look as they did; None if they don't."""
     try:
         if fingerprint.differences(view, run.environ, known.key):
             return None
-        period = run.settings(from_json(view["settings"])).build_period
+        return run.settings(from_json(view["settings"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         # A record whose outside is sound and whose inside isn't: the closer look mends it.
         return None
-    return staleness.decide(known, (), build_period=period, forced=False, now=run.started)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rbuild.bases import Bases
 from rbuild.configuration import Configuration, Service
 from rbuild.engine import Container, Image
 from rbuild.errors import ProjectError
 from rbuild.health import Expectation, stopped_by_hand
+from rbuild.moves import BASE
+from rbuild.moves import IMAGE as IMAGE_KIND
 from rbuild.reference import kept, qualified, repository
 from rbuild.settings import Given
-from rbuild.step import Build, Free, Gate, Hook, Keep, Pull, Require, Step, Up, Watch
+from rbuild.step import Build, Free, Gate, Hook, Keep, Pull, Push, Require, Step, Up, Watch
 
 IMAGE = "image of a service"
 # States in which a container has its ports.
@@ -36,6 +38,10 @@ class Plan:
     """IDs of images that never came from a registry."""
     made: tuple[str, ...] = ()
     """IDs of the images that the names of what is built mean now."""
+    limited: bool = False
+    """Whether only services are updated under which something has moved."""
+    rests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What it rests on, by kind (see `moves`): qualified name → the name as it is spelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,10 @@ class Observed:
     """Names of all services, inactive ones too, where that was worth asking."""
     left_stand: bool = False
     """Whether a plain `up` would leave alone, by itself, the services that are to be left."""
+    held: frozenset[str] = frozenset()
+    """Qualified names of images whose newest digest must not be taken yet."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Qualified name → the digest to take, and no other."""
 
 
 def leave_alone(
@@ -89,6 +99,18 @@ def leave_unbuilt(
         for one in configuration.services.values()
         if one.manual and (one.name in left or one.image in images)
     ]
+
+
+def leave_unmoved(
+    configuration: Configuration, containers: Sequence[Container], concerned: Collection[str]
+) -> dict[str, str]:
+    """Services that a limited update leaves as they are: not `concerned`, and there."""
+    there = {one.service for one in containers if not one.oneoff}
+    return {
+        name: "unmoved"
+        for name in configuration.services
+        if name not in concerned and name in there
+    }
 
 
 def stand_as_they_are(
@@ -136,6 +158,8 @@ def make(
     compose_files: Sequence[str],
     hooks: Mapping[str, Given] | None = None,
     monitor_period: int = 0,
+    up: bool = True,
+    push: bool = False,
 ) -> Plan:
     """The plan of an update.
 
@@ -144,7 +168,8 @@ def make(
     those that an interrupted update had found set by hand, None if the containers still show
     them; `names_interrupted` is what image names meant before one that was killed at its
     builds; `failing` are the services that were in trouble before; `compose_files` are the
-    project's own; `monitor_period` is in seconds. Raises ProjectError where another stack has
+    project's own; `monitor_period` is in seconds. Without `up`, images are only built, and pushed
+    if `push` says so. Raises ProjectError where another stack has
     the same name.
     """
     containers = [one for one in observed.containers if not one.oneoff]
@@ -153,10 +178,13 @@ def make(
         f"{name}: its build context is no folder here, bases unknown" for name in bases.unknown
     ]
     pulls, more = _pulls(configuration, bases, observed, left)
+    if not up:
+        # What is not started needs no image.
+        pulls = [one for one in pulls if one.purpose != IMAGE]
     notes += more
 
     steps: list[Step] = [
-        _keep(configuration, containers, observed.images, stamp, names_interrupted)
+        _keep(configuration, containers, observed.images, stamp, names_interrupted, up=up)
     ]
     steps += [one for one in pulls if one.purpose != IMAGE]
     for group in bases.order:
@@ -165,9 +193,11 @@ def make(
         steps += [Build(local)] if local else []
         steps += [Build(remote, pull=True)] if remote else []
     steps += [one for one in pulls if one.purpose == IMAGE]
+    if push:
+        steps += _push(configuration, bases)
 
     by_hand = _scales(configuration, containers, scales_before, scales_interrupted)
-    moving = {n: one for n, one in configuration.services.items() if n not in left}
+    moving = {n: one for n, one in configuration.services.items() if n not in left and up}
     # What is made of nothing, or of no image, is Compose's own business.
     wanted = [
         one for one in moving.values() if one.has_image and by_hand.get(one.name, one.scale) > 0
@@ -203,7 +233,31 @@ def make(
         made=tuple(
             one.id for name, one in observed.images.items() if name in configuration.built_images
         ),
+        rests={
+            BASE: {qualified(one.reference): one.reference for one in bases.needs},
+            IMAGE_KIND: {
+                qualified(one.image): one.image
+                for one in configuration.services.values()
+                if up and one.name not in left and is_pulled(one)
+            },
+        },
     )
+
+
+def is_pulled(service: Service) -> bool:
+    """Whether an update pulls a service's image though one is here."""
+    return not service.build and service.has_image and _wants_pull(service, present=True)
+
+
+def _push(configuration: Configuration, bases: Bases) -> list[Step]:
+    """Push what is built under a name that somebody gave it."""
+    names = [
+        name
+        for group in bases.order
+        for service in (configuration.services[one] for one in group)
+        for name in (*((service.image,) if service.is_named else ()), *service.tags)
+    ]
+    return [Push(tuple(dict.fromkeys(names)))] if names else []
 
 
 def _up(
@@ -249,12 +303,19 @@ def _keep(
     images: Mapping[str, Image],
     stamp: str,
     names_before: Mapping[str, str],
+    *,
+    up: bool,
 ) -> Keep:
     running: dict[str, str] = {}
     # Of several containers, the one that has run longest shows what an update must not lose.
     for one in sorted(containers, key=lambda one: (one.state not in HOLDING, one.started)):
         if one.service in configuration.services and not one.replaces:
             running.setdefault(one.service, one.image)
+    if not up:
+        # No container keeps these from being gone with their names.
+        for service in configuration.services.values():
+            if service.build and service.image in images:
+                running.setdefault(service.name, images[service.image].id)
     in_use = {one.image for one in containers}
 
     def before(name: str) -> str:
@@ -291,16 +352,19 @@ def _pulls(
             notes[f"{reference}: built by another project here, not pulled"] = None
         elif image and (image.pulled is False or not _has_digest(image, reference)):
             notes[f"{reference}: exists only on this machine, not pulled"] = None
+        elif image and qualified(reference) in observed.held:
+            notes[f"{reference}: a newer one waits (min-age), not pulled"] = None
         elif not (image and "@" in reference):
             key = (qualified(reference), platform)
-            wanted.setdefault(key, Pull(reference, platform, purpose))
+            digest = observed.digests.get(key[0], "")
+            wanted.setdefault(key, Pull(reference, platform, purpose, digest))
 
     for need in bases.needs:
         want(need.reference, need.platform, f"base of {', '.join(need.services)}")
     for service in configuration.services.values():
-        if service.build or not service.has_image or left.get(service.name) == "manual":
+        if service.build or not service.has_image or not service.scale:
             continue
-        if not service.scale:
+        if left.get(service.name) in ("manual", "unmoved"):
             continue
         if _wants_pull(service, service.image in observed.images):
             want(service.image, service.platform, IMAGE)

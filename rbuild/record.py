@@ -23,7 +23,7 @@ except ImportError:  # pragma: no cover - an interpreter without the built-in mo
 
 from rbuild.errors import StateError
 
-VERSION = 2
+VERSION = 3
 _LAST = 253402300799.0
 
 
@@ -51,6 +51,17 @@ class Record:
     builds: list[str] = field(default_factory=list)
     """Names of the images that this project's services build."""
     bases: list[str] = field(default_factory=list)
+    rests: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """What the last good update was made on, by kind (see `moves`): qualified name → the digests
+    and the ID under which that image is known."""
+    makes: dict[str, str] = field(default_factory=dict)
+    """Qualified name of each image that this project's services build → its ID by then."""
+    contexts: dict[str, list[str]] = field(default_factory=dict)
+    """Build contexts as they were last seen unchanged: name → folder, Dockerfile, signature."""
+    commit: str = ""
+    """The commit of the git checkout that the last good update was made from."""
+    forwarded: str = ""
+    """The commit that a run has fast-forwarded from: restored if the update fails."""
     local: list[str] = field(default_factory=list)
     """IDs of images in use that never came from a registry, where the engine can't tell."""
     superseded: list[str] = field(default_factory=list)
@@ -155,7 +166,7 @@ def read(folder: str) -> Record | None:
             hint="upgrade rbuild, or move the file away to start afresh",
         )
     try:
-        # Version 1 lacked what has a default since; it had nothing else.
+        # Versions 1 and 2 lacked what has a default since; they had nothing else.
         record = Record(**data)
         _check(record)
     except (TypeError, ValueError, OverflowError, AttributeError, KeyError):
@@ -254,6 +265,16 @@ def _check(record: Record) -> None:
             raise TypeError("views")
     numbers = [one.get("scale") for one in record.services.values()]
     numbers += [one.get("ended") or 0 for one in record.services.values()]
+    noted = (record.underway or {}).get("rests", {}).values()
+    for lists in (record.contexts, *record.rests.values(), *noted):
+        if not all(type(one) is list for one in lists.values()):
+            raise TypeError("rests")
+        if not all(type(text) is str for one in lists.values() for text in one):
+            raise TypeError("rests")
+    if not all(len(one) == 3 for one in record.contexts.values()):
+        raise ValueError("contexts")
+    if not all(type(one) is str for one in record.makes.values()):
+        raise TypeError("makes")
     underway = record.underway or {}
     numbers += [*underway.get("scales", {}).values(), underway.get("lost", 0)]
     if not all(type(one) is int for one in numbers):
@@ -261,7 +282,7 @@ def _check(record: Record) -> None:
     texts = [underway.get(part, "") for part in _TEXTS]
     for part in _LISTS:
         texts += underway.get(part, [])
-    for part in ("names", "built"):
+    for part in ("names", "built", "makes"):
         texts += underway.get(part, {}).values()
     if not all(type(one) is str for one in texts):
         raise TypeError("underway")
@@ -275,6 +296,11 @@ def _check(record: Record) -> None:
         ):
             raise TypeError("failed")
         if not all(type(one) is str for one in failed["bases"].values()):
+            raise TypeError("failed")
+        for digests in failed.get("digests", {}).values():
+            if type(digests) is not list or not all(type(one) is str for one in digests):
+                raise TypeError("failed")
+        if type(failed.get("commit", "")) is not str:
             raise TypeError("failed")
         _moment(failed["when"])
         if failed["next"]:
@@ -291,9 +317,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "built": (str,), "finished": (str,),
     "digests": (dict,), "provided": (list,), "views": (dict,), "services": (dict,),
     "builds": (list,), "bases": (list,), "local": (list,), "superseded": (list,),
+    "rests": (dict,), "makes": (dict,), "contexts": (dict,), "commit": (str,), "forwarded": (str,),
     "configuration": (str,), "taken": (int,), "untidy": (bool,),
     "failed": (dict, type(None)), "underway": (dict, type(None)),
 }  # fmt: skip
-_TEXTS = ("since", "step", "generation", "inputs", "error", "going")
+_TEXTS = ("since", "step", "generation", "inputs", "error", "going", "commit")
 _LISTS = ("stopped", "failing", "superseded", "services", "after", "stay", "leave", "bases")
 _FAILED = ("inputs", "kind", "when", "next", "message", "log")

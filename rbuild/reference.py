@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 
@@ -38,6 +37,13 @@ def repository(reference: str) -> str:
     return name if "/" in tag else path
 
 
+def untagged(reference: str) -> str:
+    """A name as it is spelled, without its tag and digest."""
+    name = reference.partition("@")[0]
+    path, colon, tag = name.rpartition(":")
+    return path if colon and "/" not in tag else name
+
+
 def kept(project: str, service: str, stamp: str) -> str:
     """The tag under which rbuild keeps the image that a service ran before an update.
 
@@ -69,5 +75,29 @@ def pattern(project: str) -> str:
 def _fit(name: str) -> str:
     if len(name) <= _LONGEST and _FIT.fullmatch(name):
         return name
+    import hashlib
+
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[: _LONGEST - 9].strip("-") or "x"
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def familiar(reference: str) -> str:
+    """The short way to write a full name: `docker.io/library/debian:12` → `debian:12`."""
+    return reference.removeprefix("docker.io/").removeprefix("library/")
+
+
+def registry_of(reference: str) -> str:
+    """The registry that a full name belongs to: `docker.io`, `127.0.0.1:5000`."""
+    return reference.partition("/")[0]
+
+
+def is_listed(reference: str, entries: Iterable[str]) -> bool:
+    """Whether a full name is one of `entries`: one without tag and digest means every tag."""
+    for entry in entries:
+        last = entry.rpartition("/")[2]
+        if ":" in last or "@" in last:
+            if qualified(entry) == reference:
+                return True
+        elif repository(entry) == repository(reference):
+            return True
+    return False

@@ -11,28 +11,44 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import NoReturn
 
 from rbuild import (
     attempt,
     bases,
+    checkout,
+    contexts,
     failure,
     generation,
     keeping,
     lock,
+    logs,
+    moves,
     plan,
     record,
     recovery,
     rescue,
+    resting,
     staleness,
 )
+from rbuild.configuration import Configuration
 from rbuild.engine import Container
-from rbuild.errors import Deferred, EngineError, NeedsPerson, RbuildError, RolledBack
+from rbuild.errors import (
+    Deferred,
+    EngineError,
+    NeedsPerson,
+    ProjectError,
+    RbuildError,
+    RolledBack,
+)
 from rbuild.glance import Run
 from rbuild.loading import Loaded, load, remember_view
 from rbuild.plan import Plan
 from rbuild.process import Log
 from rbuild.project import Project
 from rbuild.record import Record
+from rbuild.reference import qualified
 from rbuild.report import Outcome
 from rbuild.scene import Means, Scene
 from rbuild.settings import from_json
@@ -40,8 +56,6 @@ from rbuild.step import Gate, Require, Up, Watch
 from rbuild.underway import (
     kept_as,
     made_elsewhere,
-    make_room_for_log,
-    new_log,
     real_files,
     still_counts,
 )
@@ -75,7 +89,7 @@ def refresh(project: Project, run: Run, means: Means) -> Outcome | None:
 
 def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequence[int]) -> bool:
     try:
-        loaded = load(project, means.connect(means.stop, None, ()), run.store, run.environ)
+        loaded = _load(project, run, means)
     except RbuildError:
         _rescue_unread(project, run, means, outcome, held)
         raise
@@ -86,7 +100,7 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
         project=project, run=run, means=means, outcome=outcome,
         name=outcome.name, folder=loaded.folder,
         known=loaded.record, settings=run.settings(loaded.own_settings),
-        log=Log(new_log(loaded.folder, run.started),
+        log=Log(logs.path(loaded.folder, run.started),
                 lambda line: means.tell(outcome.name, line, False)),
         held=held, loaded=loaded, changed=loaded.changed,
     )  # fmt: skip
@@ -97,18 +111,47 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
     return True
 
 
+def _load(project: Project, run: Run, means: Means) -> Loaded:
+    return load(project, means.connect(means.stop, None, ()), run.store, run.environ)
+
+
 def _work(scene: Scene, loaded: Loaded) -> None:
     run, outcome = scene.run, scene.outcome
+    if scene.settings.push and scene.settings.up:
+        raise ProjectError(
+            f"{scene.project.path}: push: true, but the project is also brought up",
+            hint="only what is just built is pushed: set up: false, or leave push out",
+        )
     if loaded.damaged:
         scene.known, scene.changed = recovery.recover(loaded, run, scene.engine, outcome)
     resumes = False
     if rescue.is_torn(scene.known) and not run.dry_run:
         scene.info = scene.engine.check()
-        _open_log(scene)
+        scene.open_log()
         resumes = rescue.may_go_on(scene, scene.engine)
         outcome.reasons = _decide(scene).reasons
         if not resumes:
             rescue.go_back(scene)
+    reload = partial(_load, scene.project, run, scene.means)
+    if scene.restored:
+        scene.take(reload())
+    if checkout.is_on(scene):
+        try:
+            checkout.look(scene)
+            if not resumes:
+                checkout.advance(scene, reload)
+            _decide_and_update(scene, resumes)
+        except RbuildError as error:
+            checkout.fail(scene, error)
+            raise
+    else:
+        _decide_and_update(scene, resumes)
+
+
+def _decide_and_update(scene: Scene, resumes: bool) -> None:
+    run, outcome, loaded = scene.run, scene.outcome, scene.loaded
+    assert loaded
+    _look_around(scene)
     decision = _decide(scene)
     outcome.reasons, outcome.due = decision.reasons, decision.due
     _finish_cleaning(scene)
@@ -121,23 +164,40 @@ def _work(scene: Scene, loaded: Loaded) -> None:
     scene.info = scene.info or scene.engine.check()
     made, kept = _plan(scene, loaded)
     if resumes:
+        assert scene.known
         last = tuple(one for one in made.steps if isinstance(one, Require | Up | Gate | Watch))
-        made = replace(made, steps=last)
+        limited = bool((scene.known.underway or {}).get("limited"))
+        made = replace(made, steps=last, limited=limited)
     outcome.notes += made.notes
     outcome.bases = made.bases
     outcome.steps = tuple(map(str, made.steps))
     if run.dry_run:
+        if scene.more:
+            outcome.steps = ("fast-forward the checkout, and plan anew", *outcome.steps)
         outcome.outcome = "planned"
         return
-    _open_log(scene)
+    scene.open_log()
     scene.log.line(f"rbuild: {scene.name}: {'; '.join(': '.join(one) for one in outcome.reasons)}")
     attempt.take(scene, loaded, made, kept, resumed=resumes)
 
 
+def _look_around(scene: Scene) -> None:
+    """What has moved under the project, and what could not be asked."""
+    settings, lookout = scene.settings, scene.means.lookout
+    if lookout:
+        scene.moves = lookout.moves(scene.known, settings, scene.folder)
+        unchecked = {**scene.moves.unchecked, **scene.unchecked}
+        scene.moves = scene.moves._replace(unchecked=unchecked)
+        if scene.known or unchecked:
+            lookout.tell(scene.outcome, scene.moves, scene.folder)
+
+
 def _decide(scene: Scene) -> staleness.Decision:
+    contexts_changed = scene.contexts.changed if scene.contexts else ()
     return staleness.decide(
         scene.known,
-        scene.changed,
+        (*scene.changed, *contexts_changed),
+        (*checkout.reasons(scene), *scene.more, *scene.moves.reasons),
         build_period=scene.settings.build_period,
         forced=scene.run.forced,
         now=scene.run.started,
@@ -149,6 +209,8 @@ def _respect_failure(scene: Scene, loaded: Loaded, *, stale: bool) -> None:
     failed = scene.known.failed if scene.known else None
     if not failed or scene.run.forced:
         return
+    if scene.held_back and not stale:
+        _put_off(scene, scene.held_back)
     if not stale and failed["kind"] != failure.LEFT:
         # The files are again what runs.
         return
@@ -157,17 +219,23 @@ def _respect_failure(scene: Scene, loaded: Loaded, *, stale: bool) -> None:
         failed,
         inputs=scene.inputs,
         bases={name: one.id for name, one in bases_now.items()},
+        digests=scene.moves.digests,
+        commit=scene.commit,
         now=scene.run.started,
     )
     if waits:
-        scene.outcome.retry = waits.until
-        until = f"not before {record.stamp(waits.until)[:16]}Z" if waits.until else "not by itself"
-        raise Deferred(
-            f"the last update failed, and is tried again {until}: {waits.message}"
-            if waits.kind != failure.LEFT
-            else f"{waits.message}: not updated until an input changes",
-            hint="--force-rebuild tries it now",
-        )
+        _put_off(scene, waits)
+
+
+def _put_off(scene: Scene, waits: failure.Waiting) -> NoReturn:
+    scene.outcome.retry = waits.until
+    until = f"not before {record.stamp(waits.until)[:16]}Z" if waits.until else "not by itself"
+    raise Deferred(
+        f"the last update failed, and is tried again {until}: {waits.message}"
+        if waits.kind != failure.LEFT
+        else f"{waits.message}: not updated until an input changes",
+        hint="--force-rebuild tries it now",
+    )
 
 
 def _learn(known: Record, scene: Scene, loaded: Loaded) -> None:
@@ -175,8 +243,19 @@ def _learn(known: Record, scene: Scene, loaded: Loaded) -> None:
     if scene.run.dry_run:
         return
     remember_view(known, loaded)
-    # What failed, or was left by hand, is no longer what the files say.
-    known.failed = None
+    if not scene.moves.unchecked:
+        # What failed, or was left by hand, is no longer what the files say.
+        known.failed = None
+    if scene.contexts:
+        contexts.remember(scene.folder, known, scene.contexts)
+    if scene.commit and not known.commit:
+        known.commit = scene.commit
+    if scene.moves.unknown:
+        scene.info = scene.info or scene.engine.check()
+        made, _ = _plan(scene, loaded)
+        known.rests = resting.complete(
+            known.rests, resting.found(made.rests, scene.engine, (), resting.makers(scene)), scene
+        )
     record.write(scene.folder, known)
 
 
@@ -215,6 +294,14 @@ def _plan(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
     left = plan.leave_alone(configuration, containers, interrupted.get("stopped") or (), unsure)
     unbuilt = plan.leave_unbuilt(configuration, left, images)
     needs = bases.find(configuration, _read_file, info.platform, unbuilt)
+    limited = _is_limited(scene)
+    if limited:
+        services_changed = scene.contexts.services if scene.contexts else ()
+        touched = bases.concerned(configuration, needs, scene.moves.moved, services_changed)
+        unmoved = plan.leave_unmoved(configuration, containers, touched)
+        left = {**unmoved, **left}
+        unbuilt = [*unbuilt, *(name for name in configuration.services if name not in touched)]
+        needs = bases.find(configuration, _read_file, info.platform, unbuilt)
     images |= engine.images([one.reference for one in needs.needs])
     local = known.local if known else []
     images = {
@@ -224,6 +311,7 @@ def _plan(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
     strange = {one.service for one in containers} - services.keys()
     past = known.services if known else {}
     kept = kept_as(interrupted, run.started)
+    held, digests = _cool_down(scene, configuration, needs)
     made = plan.make(
         configuration,
         needs,
@@ -241,6 +329,8 @@ def _plan(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
                 engine.hashes(loaded.target),
                 _unchanged(loaded, past, containers),
             ),
+            held=held,
+            digests=digests,
         ),
         left=left,
         stamp=kept,
@@ -255,8 +345,41 @@ def _plan(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
         compose_files=loaded.inputs.main_files,
         hooks=scene.settings.hooks,
         monitor_period=scene.settings.monitor_period,
+        up=scene.settings.up,
+        push=scene.settings.push,
     )
-    return made, kept
+    return replace(made, limited=limited), kept
+
+
+def _is_limited(scene: Scene) -> bool:
+    """Whether only what moved is updated: that was asked for, and nothing else is the reason."""
+    return (
+        scene.settings.update == "moved"
+        and not scene.changed
+        and bool(scene.outcome.reasons)
+        and all(one.kind in moves.MOVED or one.kind == "changed" for one in scene.outcome.reasons)
+    )
+
+
+def _cool_down(
+    scene: Scene, configuration: Configuration, needs: bases.Bases
+) -> tuple[frozenset[str], dict[str, str]]:
+    """With `min-age`: the images that must not be taken anew yet, and which digest to take."""
+    settings, lookout = scene.settings, scene.means.lookout
+    if not settings.min_age or not lookout:
+        return frozenset(), {}
+    rests = scene.known.rests if scene.known else {}
+    names = [qualified(one.reference) for one in needs.needs]
+    names += [
+        qualified(one.image) for one in configuration.services.values() if plan.is_pulled(one)
+    ]
+    gone = {name for one in rests.values() for name, known in one.items() if not moves.given(known)}
+    names = [one for one in dict.fromkeys(names) if "@" not in one and one not in gone]
+    seen = lookout.sight(names, settings)
+    now = time.time()
+    held = moves.held(rests, names, seen, settings.min_age, now)
+    digests = {name: one.digest for name, one in seen.items() if not one.error and one.digest}
+    return frozenset(held), {**digests, **held}
 
 
 def _unchanged(
@@ -293,21 +416,15 @@ def _rescue_unread(
         scene = Scene(
             project=project, run=run, means=means, outcome=outcome, name=known.name,
             folder=folder, known=known, settings=run.settings(from_json(view.get("settings", {}))),
-            log=Log(new_log(folder, run.started)), held=held,
+            log=Log(logs.path(folder, run.started)), held=held,
         )  # fmt: skip
         try:
             scene.info = scene.engine.check()
-            _open_log(scene)
+            scene.open_log()
             rescue.go_back(scene)
             outcome.standing = f"what a cut-off run had torn runs again; {outcome.standing}"
         finally:
             scene.log.close()
-
-
-def _open_log(scene: Scene) -> None:
-    scene.run.store.make(scene.folder)
-    make_room_for_log(scene.log.path)
-    scene.outcome.log = scene.log.path
 
 
 def _outcome_of(error: RbuildError) -> str:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rbuild.errors import RbuildError
 from rbuild.record import stamp
 from rbuild.staleness import Reason, span
 
+if TYPE_CHECKING:
+    from rbuild.moves import Waits
+
 # Worst first: what a person must hear of before anything else.
 SEVERITY = (4, 3, 1, 75, 0)
 # States of services that an update has left alone.
-LEFT = ("manual", "paused", "stopped")
+LEFT = ("manual", "paused", "stopped", "unmoved")
+# Of an image; of a commit, SHA-1 or SHA-256.
+_DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
+_COMMIT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28}(?:[0-9a-f]{24})?\b")
 
 
 @dataclass(eq=False, repr=False)
@@ -44,6 +51,12 @@ class Outcome:
     """The kept generation of what ran before the update."""
     retry: float = 0.0
     """When a failed update is next tried by itself, in epoch seconds; 0 for never."""
+    unchecked: tuple[str, ...] = ()
+    """What could not be asked whether it has moved, and why."""
+    waits: tuple[Waits, ...] = ()
+    """New digests that are too young to be taken."""
+    news: tuple[str, ...] = ()
+    """What is told once on stderr and is no warning."""
 
     @property
     def exit_code(self) -> int:
@@ -80,13 +93,14 @@ def results(outcomes: Sequence[Outcome], verbose: int, quiet: bool) -> list[str]
             lines.append(f"{one.name}: fresh until {stamp(one.due)[:16]}Z; --force-rebuild updates "
                          "it now")  # fmt: skip
         if verbose or one.outcome == "planned":
-            lines += [f"{one.name}: note: {note}" for note in one.notes]
+            lines += [f"{one.name}: note: {short_digests(note)}" for note in one.notes]
     return lines
 
 
 def problems(one: Outcome, terminal: bool) -> list[tuple[int, str]]:
     """Lines for stderr, each with its syslog priority. A deferred project is told to a terminal."""
     lines = [(4, f"{one.name}: warning: {warning}") for warning in one.warnings]
+    lines += [(5, f"{one.name}: {text}") for text in one.news]
     error = one.error
     if error is None or (one.outcome == "deferred" and not terminal):
         return lines
@@ -135,8 +149,23 @@ def _project(one: Outcome) -> dict[str, Any]:
         "standing": one.standing or None,
         "generation": one.generation or None,
         "retry": stamp(one.retry) if one.retry else None,
+        "unchecked": list(one.unchecked),
+        "waits": waiting(one.waits),
         "error": error and {"message": error.message, "detail": error.detail, "hint": error.hint},
     }
+
+
+def waiting(waits: Iterable[Waits]) -> list[dict[str, str]]:
+    """New digests that are too young to be taken, as JSON."""
+    return [
+        {
+            "image": one.reference,
+            "digest": one.digest,
+            "since": stamp(one.since),
+            "until": stamp(one.until),
+        }
+        for one in waits
+    ]
 
 
 def _named(one: Outcome, message: str) -> str:
@@ -147,7 +176,12 @@ def _named(one: Outcome, message: str) -> str:
 
 
 def _reasons(one: Outcome) -> str:
-    return "; ".join(f"{reason.kind}: {reason.detail}" for reason in one.reasons)
+    return "; ".join(f"{kind}: {short_digests(detail)}" for kind, detail in one.reasons)
+
+
+def short_digests(text: str) -> str:
+    """As Docker shows digests to a person, and git commits: twelve digits of each."""
+    return _COMMIT.sub(r"\1", _DIGEST.sub(r"\1", text))
 
 
 def _services(one: Outcome) -> str:

@@ -7,16 +7,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from rbuild import hook
+from rbuild import contexts, hook, logs
+from rbuild.contexts import Seen
 from rbuild.engine import Engine, EngineInfo
 from rbuild.errors import RbuildError
+from rbuild.failure import Waiting
 from rbuild.glance import Run
 from rbuild.loading import Loaded
+from rbuild.lookout import Lookout
+from rbuild.moves import Moves
 from rbuild.process import Log, Stop
 from rbuild.project import Project
 from rbuild.record import Record, keyed_digest
 from rbuild.report import Outcome
 from rbuild.settings import Settings
+from rbuild.staleness import Reason
 
 Connect = Callable[[Stop, Log | None, Sequence[int]], Engine]
 
@@ -34,6 +39,8 @@ class Means:
     """Takes a project's name, a line about its progress, and whether that is a step of ours."""
     lock_wait: float = 0.0
     """Seconds to wait for a project's lock."""
+    lookout: Lookout | None = None
+    """What this run has found out about the world; without one, nobody asks."""
 
 
 @dataclass
@@ -58,10 +65,35 @@ class Scene:
     changed: Sequence[str] = ()
     info: EngineInfo | None = None
     """Once the engine has answered."""
+    moves: Moves = field(default_factory=Moves)
+    """What has moved under it."""
+    commit: str = ""
+    """The commit of its checkout, where that is looked at."""
+    subject: str = ""
+    """What the newest commit of a fast-forward says of itself."""
+    forwarded: str = ""
+    """The commit that the checkout was fast-forwarded from, until the update is done or undone."""
+    restored: bool = False
+    """Whether the checkout was put back."""
+    begun: bool = False
+    """Whether the steps of an update have begun: from then on `undo` knows what to do."""
+    held_back: Waiting | None = None
+    """Why the checkout is not fast-forwarded, though its upstream is ahead."""
+    more: list[Reason] = field(default_factory=list)
+    """Why it is due beside what its record and files tell."""
+    unchecked: dict[str, str] = field(default_factory=dict)
+    """What else could not be checked, and why."""
     engine: Engine = field(init=False)
+    _contexts: Seen | None = None
 
     def __post_init__(self) -> None:
         self.engine = self.means.connect(self.means.stop, self.log, self.held)
+
+    def take(self, loaded: Loaded) -> None:
+        """The project's files have moved: from here on it is what they say now."""
+        self.loaded, self.known, self.changed = loaded, loaded.record, loaded.changed
+        self._contexts = None
+        self.settings = self.run.settings(loaded.own_settings)
 
     @property
     def clock_ahead(self) -> float:
@@ -69,11 +101,23 @@ class Scene:
         return self.info.clock_ahead if self.info else 0.0
 
     @property
+    def contexts(self) -> Seen | None:
+        """Its build contexts, where they are looked at. Raises InputError."""
+        if self.loaded and self._contexts is None and "context" in self.settings.check:
+            self._contexts = contexts.look(
+                self.loaded.rendered, self.known, self.folder, self.loaded.key
+            )
+        return self._contexts
+
+    @property
     def inputs(self) -> str:
         """Digest of all that an update is made from, hooks of rbuild.yml included."""
         assert self.loaded
         hooks = {name: given.value for name, given in self.settings.hooks.items()}
-        whole = json.dumps([self.loaded.inputs_digest, hooks], sort_keys=True)
+        parts: list[object] = [self.loaded.inputs_digest, hooks]
+        if self.contexts:
+            parts.append(self.contexts.digest)
+        whole = json.dumps(parts, sort_keys=True)
         return keyed_digest(self.loaded.key, whole.encode())
 
     def engine_time(self) -> float:
@@ -83,6 +127,12 @@ class Scene:
     def calm_engine(self) -> Engine:
         """An engine that no signal stops: for what must come to its end."""
         return self.means.connect(Stop(), self.log, self.held)
+
+    def open_log(self) -> None:
+        """Something is about to be done: make room for this run's log. Raises StateError."""
+        self.run.store.make(self.folder)
+        logs.make_room(self.log.path)
+        self.outcome.log = self.log.path
 
     def tell(self, text: str) -> None:
         """A step begins."""

@@ -8,6 +8,7 @@ RBUILD_DEFAULT_* in the environment > built-in.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -52,12 +53,35 @@ def switch(text: str) -> bool:
         raise BadValue(f"{text!r} is neither true nor false") from None
 
 
+CHECKS = ("base", "image", "git", "context")
+"""What a run may compare with what a project was built from, beside its files."""
+EXTENTS = ("all", "moved")
+
+
+def checks(text: str) -> tuple[str, ...]:
+    """Kinds of checks, in the order of CHECKS: `base,git`, or `none`, or `all`. Raises BadValue."""
+    words = [word.strip() for word in text.split(",")]
+    if words in (["none"], ["all"]):
+        return CHECKS if words == ["all"] else ()
+    for word in words:
+        if word not in CHECKS:
+            raise BadValue(f"{word!r} is no check: give some of {', '.join(CHECKS)}, all or none")
+    return tuple(one for one in CHECKS if one in words)
+
+
+def extent(text: str) -> str:
+    """How much of a project is updated where only something it rests on has moved."""
+    if text.strip() not in EXTENTS:
+        raise BadValue(f"{text!r} is neither {' nor '.join(EXTENTS)}")
+    return text.strip()
+
+
 class Option(NamedTuple):
     """One setting of a project: its name as a flag and key, its kind, default and help."""
 
     name: str
     parse: Any
-    default: int | bool
+    default: int | bool | str | tuple[str, ...]
     help: str
     environment: tuple[str, ...]
     shown_default: str = ""
@@ -133,12 +157,50 @@ OPTIONS = (
         ("RBUILD_PRUNE_IMAGE_CACHE",),
         "off",
     ),
+    Option(
+        "check",
+        checks,
+        (),
+        "Update a project as well when one of these moves: base, image, git, context.",
+        ("RBUILD_CHECK",),
+        "none",
+    ),
+    Option(
+        "check-period",
+        duration,
+        0,
+        "Ask registries and git remotes this often.",
+        ("RBUILD_CHECK_PERIOD",),
+        "0 s = at each run",
+    ),
+    Option(
+        "min-age",
+        duration,
+        0,
+        "Take a new image only when a registry has had it this long.",
+        ("RBUILD_MIN_AGE",),
+        "0 s = at once",
+    ),
+    Option(
+        "update",
+        extent,
+        "all",
+        "Where only bases or images moved: update all services, or those concerned.",
+        ("RBUILD_UPDATE",),
+        "all",
+    ),
 )
 BY_NAME = {option.name: option for option in OPTIONS}
 HOOKS = ("before-update", "after-update", "on-failure")
-# What stands in files alone. A hook goes by `hooks.NAME` among the given values.
+GIT_KEYS = ("branch", "remote", "pull")
+LOGIN_KEYS = ("username", "password-file")
+# What stands in files alone: among the given values, what a mapping holds goes by names with a
+# dot, as `hooks.NAME`, `git.branch`, `registry-auth.HOST`.
 _HOOK_KEYS = {name: f"hooks.{name}" for name in HOOKS}
-FILE_KEYS = (*BY_NAME, "hooks")
+_LISTS = ("watch", "ignore")
+_SWITCHES = ("up", "push")
+_MAPPINGS = ("hooks", "git", "registry-auth")
+FILE_KEYS = (*BY_NAME, *_LISTS, *_SWITCHES, *_MAPPINGS)
 # Options of a run, not of a project: a person who looks for them in a file is told so.
 RUN_OPTIONS = ("force-rebuild", "remove-images", "all", "jobs", "lock-wait", "to", "dry-run",
                "json", "verbose", "quiet", "config", "state-dir")  # fmt: skip
@@ -147,8 +209,8 @@ RUN_OPTIONS = ("force-rebuild", "remove-images", "all", "jobs", "lock-wait", "to
 class Given(NamedTuple):
     """A value somebody gave, and where: `flag`, `BUILD_TTL`, `/srv/site/compose.yml:3` …"""
 
-    value: int | bool | tuple[str, ...]
-    """A hook's is its command, ready to be run."""
+    value: int | bool | str | tuple[str, ...]
+    """A hook's is its command, ready to be run; a login's its user name and password file."""
     origin: str
 
 
@@ -163,6 +225,23 @@ class Settings(NamedTuple):
     hook_timeout: int
     keep_images: int
     prune_image_cache: bool
+    check: tuple[str, ...]
+    """Of CHECKS, those that are on."""
+    check_period: int
+    min_age: int
+    update: str
+    """Of EXTENTS."""
+    watch: tuple[str, ...]
+    """Images whose move means a rebuild, though no build rests on them; qualified."""
+    ignore: tuple[str, ...]
+    """Images that are not asked for, as written."""
+    up: bool
+    """False for a project whose images are only built."""
+    push: bool
+    git: Mapping[str, str]
+    """Of GIT_KEYS, those that are set."""
+    logins: Mapping[str, tuple[str, str]]
+    """Registry → user name, and the path of the file that holds the password."""
     origins: Mapping[str, str]
     """Where each came from, by option name."""
     hooks: Mapping[str, Given]
@@ -186,12 +265,34 @@ def resolve(*sources: Mapping[str, Given]) -> Settings:
             if given is not None:
                 values[option.field], origins[name] = given.value, given.origin
                 break
-    hooks: dict[str, Given] = {}
-    for source in sources:
-        for name, key in _HOOK_KEYS.items():
-            if key in source:
-                hooks.setdefault(name, source[key])
-    return Settings(**values, origins=origins, hooks=hooks)
+    rest: dict[str, Given] = {}
+    for source in reversed(sources):
+        # Of what stands in files alone; what a mapping holds is taken entry by entry.
+        rest.update((key, given) for key, given in source.items() if key not in BY_NAME)
+    return Settings(
+        **values,
+        watch=_of(rest, "watch", ()),
+        ignore=_of(rest, "ignore", ()),
+        up=_of(rest, "up", True),
+        push=_of(rest, "push", False),
+        git={key: given.value for key, given in _below(rest, "git").items()},
+        logins={key: given.value for key, given in _below(rest, "registry-auth").items()},
+        origins=origins,
+        hooks=_below(rest, "hooks"),
+    )
+
+
+def _of(given: Mapping[str, Given], key: str, default: Any) -> Any:
+    return given[key].value if key in given else default
+
+
+def _below(given: Mapping[str, Given], mapping: str) -> dict[str, Any]:
+    """What a mapping holds, by its own keys."""
+    return {
+        key.removeprefix(f"{mapping}."): one
+        for key, one in given.items()
+        if key.startswith(f"{mapping}.")
+    }
 
 
 def defaults_from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
@@ -239,21 +340,40 @@ def from_mapping(
     found = {}
     for key, value in mapping.items():
         place = f"{where}:{lines[key]}" if key in lines else where
-        if key == "hooks":
-            found.update(_hooks(value, place, where, lines, error))
+        if key in _MAPPINGS:
+            found.update(_mapping(key, value, place, where, lines, error))
             continue
-        option = BY_NAME.get(key) if isinstance(key, str) else None
-        if option is None:
+        if key not in FILE_KEYS:
             raise unknown_key(key, place, FILE_KEYS, error)
-        # YAML has made numbers and booleans of what a flag takes as text.
-        text = str(value).lower() if isinstance(value, bool) else str(value)
         try:
-            if value is None:
-                raise BadValue("no value is given")
-            found[key] = Given(option.parse(text), place)
+            found[key] = Given(_value(key, value), place)
         except BadValue as bad:
             raise error(f"{place}: {key}: {bad}") from None
     return found
+
+
+def _value(key: str, value: Any) -> Any:
+    """What a file's plain value means. Raises BadValue."""
+    if value is None:
+        raise BadValue("no value is given")
+    if key in _LISTS:
+        return _images(value)
+    if key == "check" and isinstance(value, list):
+        value = ",".join(map(str, value)) or "none"
+    # YAML has made numbers and booleans of what a flag takes as text.
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return switch(text) if key in _SWITCHES else BY_NAME[key].parse(text)
+
+
+def _images(value: Any) -> tuple[str, ...]:
+    """A list of image names."""
+    entries = [value] if isinstance(value, str) else value
+    if not isinstance(entries, list):
+        raise BadValue("expected a list of images")
+    for one in entries:
+        if not isinstance(one, str) or not re.fullmatch(r"[\w.:/@\[\]-]+", one):
+            raise BadValue(f"{_as_yaml(one)} is no image's name")
+    return tuple(dict.fromkeys(entries))
 
 
 def key_lines(mapping: Any, line: Callable[..., int]) -> dict[str, int]:
@@ -263,34 +383,71 @@ def key_lines(mapping: Any, line: Callable[..., int]) -> dict[str, int]:
     """
     if not isinstance(mapping, dict):
         return {}
-    hooks = mapping.get("hooks")
     lines = {key: line(key) for key in mapping}
-    for name in hooks if isinstance(hooks, dict) else ():
-        lines[f"hooks.{name}"] = line("hooks", name)
+    for key in _MAPPINGS:
+        inner = mapping.get(key)
+        for name in inner if isinstance(inner, dict) else ():
+            lines[f"{key}.{name}"] = line(key, name)
     return lines
 
 
-def _hooks(
-    data: Any, place: str, where: str, lines: Mapping[str, int], error: type[RbuildError]
+def _mapping(
+    kind: str,
+    data: Any,
+    place: str,
+    where: str,
+    lines: Mapping[str, int],
+    error: type[RbuildError],
 ) -> dict[str, Given]:
+    """What `hooks`, `git` or `registry-auth` hold, each entry by its own name."""
+    names: tuple[str, ...] = {"hooks": HOOKS, "git": GIT_KEYS}.get(kind, ())
+    takes = ", ".join(names) or f"registries, each with {' and '.join(LOGIN_KEYS)}"
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise error(
-            f"{place}: hooks: expected a mapping of hooks, not {data!r}",
-            hint=f"the hooks are {', '.join(HOOKS)}",
+            f"{place}: {kind}: expected a mapping{' of hooks' * (kind == 'hooks')}, not {data!r}",
+            hint=f"the hooks are {takes}" if kind == "hooks" else f"it takes {takes}",
         )
     found = {}
     for name, value in data.items():
-        key = f"hooks.{name}"
+        key = f"{kind}.{name}"
         here = f"{where}:{lines[key]}" if key in lines else place
-        if name not in HOOKS:
-            raise unknown_key(name, here, HOOKS, error)
+        if names and name not in names:
+            raise unknown_key(name, here, names, error)
         try:
-            found[key] = Given(command(value), here)
+            match kind:
+                case "hooks":
+                    found[key] = Given(command(value), here)
+                case "git":
+                    found[key] = Given(_git(name, value), here)
+                case _:
+                    found[key] = Given(_login(name, value, os.path.dirname(where)), here)
         except BadValue as bad:
             raise error(f"{here}: {key}: {bad}") from None
     return found
+
+
+def _git(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value or value.startswith("-") or not value.isprintable():
+        raise BadValue(f"{_as_yaml(value)} is no name")
+    if name == "pull" and value != "ff-only":
+        raise BadValue(f"{value!r}: only ff-only is known: a checkout is fast-forwarded, or left")
+    return value
+
+
+def _login(registry: Any, value: Any, folder: str) -> tuple[str, str]:
+    """A registry's user name and password file; the file's path is relative to `folder`."""
+    if not isinstance(registry, str) or not re.fullmatch(r"[\w.-]+(:[0-9]+)?|\[[\w:]+\](:[0-9]+)?",
+                                                         registry):  # fmt: skip
+        raise BadValue(f"{registry!r} is no registry: give its host, with its port if it has one")
+    if not isinstance(value, dict) or set(value) != set(LOGIN_KEYS):
+        raise BadValue(f"expected {' and '.join(LOGIN_KEYS)}, and nothing else")
+    for key in LOGIN_KEYS:
+        if not isinstance(value[key], str) or not value[key].strip():
+            raise BadValue(f"{key}: {_as_yaml(value[key])} is no text")
+    path = os.path.expanduser(value["password-file"])
+    return value["username"], os.path.normpath(os.path.join(folder, path))
 
 
 def command(value: Any) -> tuple[str, ...]:
@@ -363,11 +520,20 @@ def _is_taken(name: str, pair: Any) -> bool:
     if not isinstance(pair, list) or len(pair) != 2 or type(pair[1]) is not str:
         return False
     value = pair[0]
+    if name == "check":
+        return type(value) is list and all(one in CHECKS for one in value)
+    if name == "update":
+        return value in EXTENTS
     if name in BY_NAME:
         return type(value) in (int, bool) and 0 <= value <= _LONGEST
-    return (
-        name in _HOOK_KEYS.values()
-        and type(value) is list
-        and len(value) > 0
-        and all(type(word) is str for word in value)
-    )
+    if name in _SWITCHES:
+        return type(value) is bool
+    kind, _, key = name.partition(".")
+    if kind == "git":
+        return key in GIT_KEYS and type(value) is str
+    texts = type(value) is list and all(type(word) is str for word in value)
+    if name in _LISTS:
+        return texts
+    if kind == "registry-auth":
+        return texts and len(value) == 2
+    return name in _HOOK_KEYS.values() and texts and len(value) > 0

@@ -34,6 +34,7 @@ class Decision(NamedTuple):
 def decide(
     record: Record | None,
     changed: Sequence[str],
+    moved: Sequence[Reason] = (),
     *,
     build_period: int,
     forced: bool,
@@ -41,8 +42,8 @@ def decide(
 ) -> Decision:
     """Weigh what is known of a project.
 
-    `changed` names inputs that differ from those of the last good update, `build_period` is
-    in seconds, `now` in epoch seconds.
+    `changed` names inputs that differ from those of the last good update, `moved` says what has
+    moved outside of the project, `build_period` is in seconds, `now` in epoch seconds.
     """
     reasons = []
     due = now
@@ -65,6 +66,7 @@ def decide(
             reasons.append(Reason("expired", f"{age}, build period {span(build_period)}"))
         if changed:
             reasons.append(Reason("changed", ", ".join(changed)))
+        reasons += moved
     return Decision(tuple(reasons), due)
 
 

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rbuild import fingerprint, record, staleness
+from rbuild import fingerprint, lookout, moves, record, staleness
 from rbuild.engine import Container, Engine
 from rbuild.errors import RbuildError
 from rbuild.failure import LEFT, next_try
 from rbuild.glance import Run
+from rbuild.moves import Moves
+from rbuild.process import Stop
 from rbuild.project import Project, locate, require_compose_file
 from rbuild.record import Record, stamp
+from rbuild.report import short_digests, waiting
 from rbuild.settings import Settings, from_json
 from rbuild.staleness import Reason, span
 
@@ -31,6 +34,8 @@ class Standing:
     due: float = 0.0
     containers: list[Container] = field(default_factory=list)
     failure: dict[str, Any] | None = None
+    moves: Moves = field(default_factory=Moves)
+    """What is remembered of the images it rests on."""
     problem: RbuildError | None = None
     """Why not all can be told."""
 
@@ -73,14 +78,17 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
             text.append(f"  due       {_local(one.due)} (in {span(one.due - now)})")
         if one.failure:
             text += _failure_lines(one.failure, now)
+        text += [f"  waits     {moves.waiting_line(each, now)}" for each in one.moves.waits]
+        text += [f"  unknown   {line}" for line in moves.told(one.moves.unchecked)]
         if one.problem:
             text.append(f"  unknown   {one.problem.message}")
         text += _service_lines(one, now)
         if verbose and one.settings:
             for name, origin in one.settings.origins.items():
                 value = getattr(one.settings, name.replace("-", "_"))
+                value = (", ".join(value) or "none") if isinstance(value, tuple) else value
                 text.append(f"  setting   {name} = {value} ({origin})")
-    return text
+    return [short_digests(line) for line in text]
 
 
 def document(standings: Sequence[Standing]) -> dict[str, Any]:
@@ -112,6 +120,8 @@ def _project(one: Standing) -> dict[str, Any]:
         "failure": {key: one.failure[key] or None for key in ("when", "message", "log", "next")}
         if one.failure
         else None,
+        "waits": waiting(one.moves.waits),
+        "unchecked": moves.told(one.moves.unchecked),
         "problem": one.problem.message if one.problem else None,
         "settings": {
             name: {"value": getattr(settings, name.replace("-", "_")), "origin": origin}
@@ -125,12 +135,18 @@ def _project(one: Standing) -> dict[str, Any]:
 def _stand(project: Project, run: Run) -> Standing:
     """How a project stands by its record alone."""
     standing = Standing(os.path.basename(project.target.folder), project.path)
-    for known in _records(project, run):
+    for folder, known in _records(project, run):
         view = known.views.get(project.spelling) or next(iter(known.views.values()), None)
         settings = run.settings(from_json(view["settings"]) if view else {})
         changed = fingerprint.differences(view, run.environ, known.key) if view else []
+        found = lookout.Lookout(run, Stop()).recall(known, settings, folder)
         decision = staleness.decide(
-            known, changed, build_period=settings.build_period, forced=False, now=time.time()
+            known,
+            changed,
+            found.reasons,
+            build_period=settings.build_period,
+            forced=False,
+            now=time.time(),
         )
         return Standing(
             name=known.name,
@@ -146,6 +162,7 @@ def _stand(project: Project, run: Run) -> Standing:
             ),
             due=decision.due,
             failure=known.failed,
+            moves=found,
         )
     require_compose_file(project, run.environ)
     standing.settings = run.settings({})
@@ -155,12 +172,15 @@ def _stand(project: Project, run: Run) -> Standing:
     return standing
 
 
-def _records(project: Project, run: Run) -> list[Record]:
-    """The one record that knows this spelling, the newest first; else the folder's only one."""
-    found = [record.read(folder) for folder in run.store.folders(project.home)]
-    records = [known for known in found if known]
-    fitting = [one for one in records if project.spelling in one.views]
-    fitting.sort(key=lambda one: one.built_at, reverse=True)
+def _records(project: Project, run: Run) -> list[tuple[str, Record]]:
+    """The one record that knows this spelling, the newest first; else the folder's only one.
+
+    Each with its state folder.
+    """
+    found = [(folder, record.read(folder)) for folder in run.store.folders(project.home)]
+    records = [(folder, known) for folder, known in found if known]
+    fitting = [one for one in records if project.spelling in one[1].views]
+    fitting.sort(key=lambda one: one[1].built_at, reverse=True)
     return fitting or (records if len(records) == 1 else [])
 
 
@@ -203,7 +223,6 @@ def _local(when: float) -> str:
 
 
 def _engine() -> Engine:
-    from rbuild.process import Stop
     from rbuild.whales import Whales
 
     return Whales(Stop())

@@ -30,10 +30,13 @@ class Pull:
     reference: str
     platform: str
     purpose: str
+    digest: str = ""
+    """The one to take and to give this name, where it must be no other."""
 
     def __str__(self) -> str:
         where = f" for {self.platform}" if self.platform else ""
-        return f"pull {self.reference}{where} ({self.purpose})"
+        exact = f" at {self.digest}" if self.digest else ""
+        return f"pull {self.reference}{exact}{where} ({self.purpose})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,16 @@ class Build:
         return f"build {', '.join(self.services)} without cache" + (
             ", bases pulled by the builder" if self.pull else ""
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Give what was built to the registries that its names belong to."""
+
+    references: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"push {', '.join(self.references)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +166,4 @@ class Drop:
         return f"remove what the update made anew: {', '.join(o.name for o in self.containers)}"
 
 
-Step = Hook | Free | Keep | Pull | Build | Require | Up | Gate | Watch | Restore | Drop
+Step = Hook | Free | Keep | Pull | Build | Push | Require | Up | Gate | Watch | Restore | Drop

@@ -14,7 +14,7 @@ from rbuild.engine import Container, Engine, Port
 from rbuild.errors import EngineError, NotInRegistry, PullError, UpError
 from rbuild.process import Log, Stop
 from rbuild.project import Target
-from rbuild.reference import pattern
+from rbuild.reference import pattern, untagged
 from rbuild.settings import Settings
 from rbuild.step import (
     Build,
@@ -24,6 +24,7 @@ from rbuild.step import (
     Hook,
     Keep,
     Pull,
+    Push,
     Require,
     Restore,
     Step,
@@ -68,6 +69,12 @@ class Work:
     """IDs of the images that this project's builds have made, before and now."""
     taken: int | None = None
     """Bytes that builds and pulls took; None where that can't be told."""
+    local: list[str] = field(default_factory=list)
+    """Names of images that turned out to be in no registry."""
+    rests: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """What the update was made on, as a record keeps it."""
+    makes: dict[str, str] = field(default_factory=dict)
+    """Qualified names of the images that the project builds → their IDs."""
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     touched: bool = False
@@ -96,6 +103,9 @@ def run(step: Step, work: Work) -> None:
             _pull(step, work)
         case Build():
             _build(step, work)
+        case Push():
+            for reference in step.references:
+                work.engine.push(reference, timeout=work.settings.build_timeout)
         case Require():
             _require(step, work)
         case Up():
@@ -196,12 +206,18 @@ def _keep(step: Keep, work: Work) -> None:
 
 def _pull(step: Pull, work: Work) -> None:
     before = work.engine.images([step.reference])
+    exact = f"{untagged(step.reference)}@{step.digest}" if step.digest else ""
     try:
-        work.engine.pull(step.reference, step.platform, timeout=work.settings.build_timeout)
+        work.engine.pull(
+            exact or step.reference, step.platform, timeout=work.settings.build_timeout
+        )
+        if exact:
+            work.engine.tag(exact, step.reference)
     except PullError as error:
         here = before.get(step.reference)
         if here and here.pulled is None and isinstance(error, NotInRegistry):
             work.notes.append(f"{step.reference}: exists only on this machine, not pulled")
+            work.local.append(step.reference)
             return
         message = f"{error.message} ({step.purpose})"
         raise PullError(message, hint=error.hint, detail=error.detail) from None

@@ -6,8 +6,9 @@ A record's `underway` note has:
   where it ended by itself in a state that needs a person), `by_hand` (`rbuild rollback` at work);
 - `error` (what failed), `lost` (how often the engine went away), `resumed` (whether a second run
   took it up), `after` (the containers that there were at its end);
-- what is tried: `inputs`, `bases`, `built` (the images that came of it), `services` (brought up),
-  `stay` (not taken back to their old image), `leave` (not looked at);
+- what is tried: `inputs`, `commit` (of the checkout), `limited` (only what moved), `bases`,
+  `built`, `makes` and `rests` (what came of it, and on what), `services` (brought up), `stay`
+  (not taken back to their old image), `leave` (not looked at);
 - what must not be forgotten of before: `names` of images, `stopped` services, `scales` set by
   hand, `failing` services, `superseded` images.
 """
@@ -29,8 +30,6 @@ from rbuild.record import Record, Store, stamp
 from rbuild.reference import qualified
 from rbuild.step import Gate, Keep, Step, Up
 from rbuild.steps import Work
-
-MOST_LOGS = 10
 
 
 class Underway:
@@ -62,9 +61,10 @@ class Underway:
         self._note["touched"] |= isinstance(step, Up) or not certain
         self._write(certain)
 
-    def has_built(self, images: Mapping[str, str]) -> None:
-        """What image names mean by now; goes to disk with the next step."""
+    def has_built(self, images: Mapping[str, str], work: Work) -> None:
+        """What image names mean by now, and on what it was made: to disk with the next step."""
         self._note["built"] = dict(images)
+        self._note["makes"], self._note["rests"] = dict(work.makes), dict(work.rests)
 
     def turn(self, error: BaseException, *, is_failure: bool) -> None:
         """From here it goes back; `error` is remembered if it `is_failure` and no interruption."""
@@ -169,11 +169,18 @@ class Underway:
 
 
 def begin(
-    loaded: Loaded, known: Record | None, made: Plan, kept: str, started: float, inputs: str
+    loaded: Loaded,
+    known: Record | None,
+    made: Plan,
+    kept: str,
+    started: float,
+    inputs: str,
+    commit: str = "",
 ) -> Underway:
     """The note of an update that starts now.
 
-    `kept` is the generation of what runs, `inputs` the digest of what is tried.
+    `kept` is the generation of what runs, `inputs` the digest of what is tried, `commit` the one
+    that the project's checkout is at.
     """
     before = (known.underway if known else None) or {}
     note: dict[str, Any] = {
@@ -184,6 +191,8 @@ def begin(
         "going": "",
         "lost": before.get("lost", 0),
         "inputs": inputs,
+        "commit": commit,
+        "limited": made.limited,
         "bases": list(made.bases),
         "stay": [name for name, one in loaded.configuration.services.items() if one.stays_new],
         "services": [name for step in made.steps if isinstance(step, Up)
@@ -209,7 +218,8 @@ def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, starte
     after = Record(
         name=loaded.configuration.name,
         home=loaded.project.home,
-        built=stamp(started),
+        # What did not move is as old as it was.
+        built=known.built if made.limited and known else stamp(started),
         finished=stamp(time.time()),
         files=real_files(loaded),
         key=loaded.key,
@@ -219,7 +229,12 @@ def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, starte
         views=dict(known.views) if known and known.digests == loaded.digests else {},
         services=_services(loaded, known, made, work),
         builds=sorted(map(qualified, loaded.configuration.built_images)),
-        bases=list(made.bases),
+        bases=_merged(known.bases, made.bases) if made.limited and known else list(made.bases),
+        rests={
+            kind: {**(known.rests.get(kind, {}) if made.limited and known else {}), **one}
+            for kind, one in work.rests.items()
+        },
+        makes=dict(work.makes),
         local=list(made.local),
         superseded=list(dict.fromkeys([*tracked_before(known), *tracked(work)])),
         configuration=generation.digest(loaded.rendered),
@@ -228,6 +243,10 @@ def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, starte
     )
     remember_view(after, loaded)
     return after
+
+
+def _merged(old: Iterable[str], new: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys([*old, *new]))
 
 
 def real_files(loaded: Loaded) -> list[str]:
@@ -266,16 +285,11 @@ def kept_as(before: Mapping[str, Any], started: float) -> str:
     anybody wants back.
     """
     earlier: str = before.get("generation", "") if before.get("touched") else ""
-    return earlier or name_of(started)
+    return earlier or generation.name_of(started)
 
 
 def _ids(containers: Iterable[Container]) -> list[str]:
     return sorted(one.id for one in containers if not one.oneoff)
-
-
-def name_of(started: float) -> str:
-    """The name of a generation that is new in the run that started then; fit for a tag."""
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started))
 
 
 def write_labels(loaded: Loaded, started: float) -> str:
@@ -292,22 +306,6 @@ def write_labels(loaded: Loaded, started: float) -> str:
     path = os.path.join(loaded.folder, "labels.json")
     record.write_private(path, json.dumps({"services": services}))
     return path
-
-
-def new_log(folder: str, started: float) -> str:
-    """Where this run's log goes."""
-    return os.path.join(folder, "logs", f"{name_of(started)}.log")
-
-
-def make_room_for_log(path: str) -> None:
-    """Make the folder of logs, and keep the newest few. Raises StateError."""
-    folder = os.path.dirname(path)
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        for name in sorted(os.listdir(folder))[: -(MOST_LOGS - 1)]:
-            os.unlink(os.path.join(folder, name))
-    except OSError as error:
-        raise record.unusable(folder, error) from None
 
 
 def made_elsewhere(store: Store, own: str, files: Sequence[str]) -> frozenset[str]:
@@ -343,6 +341,8 @@ def _services(
             # What a person stopped has not ended by itself.
             "ended": max(ended)
             if ended and len(ended) == len(own) and name not in made.left
+            else past.get(name, {}).get("ended")
+            if made.left.get(name) == "unmoved"
             else None,
             "state": _state(own),
             "containers": sorted(one.id for one in own),

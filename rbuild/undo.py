@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from rbuild import failure, generation, keeping, rollback, steps, underway, wayback
+from rbuild import checkout, failure, generation, keeping, rollback, steps, wayback
 from rbuild.engine import Engine, Port
 from rbuild.errors import (
     CutOff,
@@ -45,6 +45,8 @@ def undo(
     except RbuildError as gone:
         _lose_engine(scene, note, error, gone)
     if not work.touched:
+        tried = scene.commit
+        checkout.restore(scene, note.base)
         problems = _put_back(scene, made, work, note, engine)
         scene.outcome.warnings += tuple(f"not put back: {problem}" for problem in problems)
         if interrupted:
@@ -56,7 +58,8 @@ def undo(
             note.withdraw()
             _tell_failure(scene, "failed", error, note)
         else:
-            note.leave_untouched(_failed(scene, note, engine, error, failure.UNTOUCHED))
+            failed = _failed(scene, note, engine, error, failure.UNTOUCHED)
+            note.leave_untouched({**failed, "commit": tried if scene.restored else ""})
             _tell_failure(scene, "failed", error, note)
         raise error
     note.turn(error, is_failure=not interrupted)
@@ -77,6 +80,14 @@ def turn_back(
     kept = generation.read(scene.folder, note.note["generation"])
     images = [*tracked_before(scene.known), *note.new_images(), *new]
     failed = None if interrupted else _failed(scene, note, engine, error, failure.TOUCHED)
+    if kept is not None and kept.ran:
+        # Before anything is brought up: files of the checkout may be mounted.
+        tried = scene.commit
+        checkout.restore(scene, note.base)
+        if failed and scene.restored:
+            failed["commit"] = tried or note.note.get("commit", "")
+    else:
+        note.base.forwarded = ""
     told = error if isinstance(error, RbuildError) else RbuildError(repr(error))
     message, detail, hint = told.message, told.detail, told.hint
     if kept is None or not kept.ran:
@@ -247,7 +258,7 @@ def _put_back(
         for step in made.steps:
             if isinstance(step, Keep):
                 problems += steps.put_back(step, work.kept, engine)
-        if note.note["generation"] == underway.name_of(scene.run.started):
+        if note.note["generation"] == generation.name_of(scene.run.started):
             generation.forget(scene.folder, note.note["generation"])
         # Half of a failed build is left over each time, until the disk is full.
         tracked_ids = [*tracked_before(scene.known), *tracked(work)]
@@ -272,18 +283,31 @@ def _failed(
     except EngineError:
         # What matters now is to get back.
         here = {}
-    return _failure(scene, error, {name: one.id for name, one in here.items()}, kind)
+    digests = {
+        name: [one.id, *(text.rpartition("@")[2] for text in one.digests)]
+        for name, one in here.items()
+    }
+    return _failure(scene, error, {name: one.id for name, one in here.items()}, kind, digests)
 
 
 def _failure(
-    scene: Scene, error: BaseException, bases: Mapping[str, str], kind: str
+    scene: Scene,
+    error: BaseException,
+    bases: Mapping[str, str],
+    kind: str,
+    digests: Mapping[str, list[str]] | None = None,
 ) -> dict[str, Any]:
     known = scene.known
     note = (known.underway if known else None) or {}
+    # A pull that failed has not taken what the registry has; it was tried all the same.
+    tried = {name: list(one) for name, one in (digests or {}).items()}
+    for name, one in scene.moves.digests.items():
+        tried.setdefault(name, []).append(one)
     return failure.failed(
         known.failed if known else None,
         inputs=scene.inputs if scene.loaded else note.get("inputs", ""),
         bases=bases,
+        digests=tried,
         kind=kind,
         message=error.message if isinstance(error, RbuildError) else repr(error),
         log=scene.log.path,

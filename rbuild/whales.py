@@ -24,7 +24,15 @@ from python_on_whales.exceptions import DockerException
 
 from rbuild import process, yamlfile
 from rbuild.engine import Container, EngineInfo, Healthcheck, Image, Port
-from rbuild.errors import BuildError, EngineError, InputError, NotInRegistry, PullError, UpError
+from rbuild.errors import (
+    BuildError,
+    EngineError,
+    InputError,
+    NotInRegistry,
+    PullError,
+    PushError,
+    UpError,
+)
 from rbuild.process import Log, Stop
 from rbuild.project import Target
 
@@ -49,6 +57,7 @@ class Whales:
         self._log = log or Log()
         self._hold = hold
         self._info: EngineInfo | None = None
+        self._config_folder = ""
         self._client = DockerClient()
         timeout = shutil.which("timeout")
         limits = [timeout, "-k", "5", f"{QUERY_TIMEOUT:.0f}"] if timeout else []
@@ -201,6 +210,29 @@ class Whales:
         ids = dict.fromkeys(self._lines(argv))
         return [self._image(one) for one in self._inspect("image", list(ids))]
 
+    def insecure_registries(self) -> frozenset[str]:
+        """See `engine.Engine.insecure_registries`."""
+        registries = json.loads(self._answer(["info", "--format", "{{json .RegistryConfig}}"]))
+        hosts = (registries or {}).get("IndexConfigs") or {}
+        networks = (registries or {}).get("InsecureRegistryCIDRs") or []
+        return frozenset([*(n for n, one in hosts.items() if not one.get("Secure")), *networks])
+
+    def sign_in(self, config: str) -> None:
+        """See `engine.Engine.sign_in`."""
+        self._config_folder = config
+
+    def push(self, reference: str, *, timeout: float) -> None:
+        """See `engine.Engine.push`."""
+        result = self._long(["push", reference], timeout=timeout)
+        if result.timed_out:
+            raise PushError(f"{reference}: the push took longer than {timeout:.0f} s")
+        if result.code:
+            raise PushError(
+                f"{reference}: cannot be pushed",
+                detail=_last(result.tail, 5),
+                hint="check the way to the registry, and that its credentials may write",
+            )
+
     def pull(self, reference: str, platform: str, *, timeout: float) -> None:
         """See `engine.Engine.pull`."""
         argv = ["pull", *(["--platform", platform] if platform else []), reference]
@@ -334,13 +366,16 @@ class Whales:
     def _long(
         self, arguments: Sequence[str], *, timeout: float, target: Target | None = None
     ) -> process.Result:
+        env = _environment(target)
+        if self._config_folder:
+            env["DOCKER_CONFIG"] = self._config_folder
         return process.run(
             self._argv(arguments),
             stop=self._stop,
             timeout=timeout,
             log=self._log,
             cwd=target.folder if target else None,
-            env=_environment(target),
+            env=env,
             pass_fds=self._hold,
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rbuild.bases import Bases, Need, find
+from rbuild.bases import Bases, Need, concerned, find
 from rbuild.configuration import parse
 from rbuild.errors import InputError, ProjectError
 
@@ -99,7 +99,7 @@ def test_a_sibling_of_another_tag_is_an_image_like_any() -> None:
 
 def test_a_service_that_rests_on_its_own_image() -> None:
     bases = found({"web": "FROM p-web"})
-    assert bases == Bases((), (("web",),), ())
+    assert bases == Bases((), (("web",),), (), {"web": frozenset()})
 
 
 def test_a_circle_is_refused() -> None:
@@ -141,7 +141,7 @@ def test_a_twin_s_image_as_a_context() -> None:
 
 def test_what_is_left_alone_is_not_built_and_its_image_not_pulled() -> None:
     bases = found({"web": "FROM p-base", "base": "FROM x"}, leave=["base"])
-    assert bases == Bases((), (("web",),), ())
+    assert bases == Bases((), (("web",),), (), {"web": frozenset({"base"})})
 
 
 def test_a_twin_of_what_is_left_alone_is_built() -> None:
@@ -157,7 +157,8 @@ def test_a_twin_of_what_is_left_alone_is_built() -> None:
 )
 def test_a_context_elsewhere_has_unknown_bases(context: str) -> None:
     bases = found({"far": {"build": {"context": context}}, "near": "FROM p-far"})
-    assert bases == Bases((), (("far",), ("near",)), ("far",))
+    rests_on = {"far": frozenset(), "near": frozenset({"far"})}
+    assert bases == Bases((), (("far",), ("near",)), ("far",), rests_on)
 
 
 def test_additional_contexts() -> None:
@@ -222,3 +223,76 @@ def test_a_broken_dockerfile_is_named_with_its_line() -> None:
         found({"web": "FROM x\nFROM"})
     with pytest.raises(InputError, match=r"^dockerfile_inline of service a line 2: "):
         found({"a": inline("FROM x\nFROM")})
+
+
+# Whom a move concerns
+
+
+X = "docker.io/library/x:latest"
+FILES = {"/p/a/Dockerfile": "FROM x"}
+SERVICES = {
+    "top": "FROM p-web",
+    "web": "FROM p-base\nCOPY --from=y / /",
+    "base": "FROM x",
+    "beside": "FROM z",
+    "pure": {"image": "x"},
+    "db": {"image": "postgres:16"},
+    "again": {"image": "p-web"},
+    "far": {"build": {"context": "https://example.org/x.git"}},
+}
+
+
+def touched(services: Mapping[str, Any], *moved: str, changed: Collection[str] = ()) -> set[str]:
+    contents = {path: text.encode() for path, text in FILES.items()}
+    full = {}
+    for name, short in services.items():
+        if isinstance(short, str):
+            contents[f"/p/{name}/Dockerfile"] = short.encode()
+            short = {"build": {"context": f"/p/{name}"}}
+        full[name] = short
+    configuration = parse({"name": "p", "services": full}, "/p")
+    bases = find(configuration, contents.__getitem__, HOST)
+    return {*concerned(configuration, bases, moved, changed)}
+
+
+def test_where_nothing_moved_nobody_is_concerned() -> None:
+    assert touched(SERVICES) == set()
+
+
+@pytest.mark.parametrize(
+    ("moved", "expected"),
+    [
+        # All that rest on it, at first or third hand, and what runs it or them.
+        (X, {"base", "web", "top", "pure", "again"}),
+        ("docker.io/library/y:latest", {"web", "top", "again"}),
+        ("docker.io/library/z:latest", {"beside"}),
+        ("docker.io/library/postgres:16", {"db"}),
+        # What nothing here rests on is watched for the sake of all that is built.
+        ("docker.io/library/w:latest", {"base", "web", "top", "beside", "far", "again"}),
+    ],
+)
+def test_whom_a_move_concerns(moved: str, expected: set[str]) -> None:
+    assert touched(SERVICES, moved) == expected
+
+
+def test_whom_two_moves_concern() -> None:
+    two = ("docker.io/library/z:latest", "docker.io/library/postgres:16")
+    assert touched(SERVICES, *two) == {"beside", "db"}
+
+
+def test_whom_a_change_of_a_context_concerns() -> None:
+    assert touched(SERVICES, changed=["web"]) == {"web", "top", "again"}
+    z = "docker.io/library/z:latest"
+    assert touched(SERVICES, z, changed=["top"]) == {"top", "beside"}
+
+
+def test_twins_are_concerned_together() -> None:
+    services = {"web": TWIN, "worker": TWIN, "next": "FROM app"}
+    assert touched(services, X) == {"web", "worker", "next"}
+
+
+@pytest.mark.parametrize("image", ["app", "app:latest", "docker.io/library/app", "app:1"])
+def test_whoever_runs_what_is_built_is_concerned_however_it_is_spelled(image: str) -> None:
+    build = {"context": "/p/a", "tags": ["app:1"]}
+    services = {"web": {"image": "app", "build": build}, "worker": {"image": image}}
+    assert touched(services, X) == {"web", "worker"}

@@ -71,7 +71,8 @@ def project(folder: Path, name: str = "compose.yml") -> str:
 
 FLAGS = [
     "--build-period", "--up-timeout-period", "--settle-period", "--monitor-period",
-    "--build-timeout", "--hook-timeout", "--keep-images", "--prune-image-cache", "--force-rebuild",
+    "--build-timeout", "--hook-timeout", "--keep-images", "--prune-image-cache", "--check",
+    "--check-period", "--min-age", "--update", "--force-rebuild",
     "--remove-images", "--all", "--jobs", "--lock-wait", "--dry-run", "--quiet", "--json",
     "--verbose", "--config", "--state-dir",
 ]  # fmt: skip
@@ -133,7 +134,8 @@ def test_the_original_command_lines(asked: Crew, tmp_path: Path) -> None:
     assert asked.run
     assert asked.run.forced
     rbuild("f1", "--remove-images")
-    assert asked.options == {"jobs": 1, "task": removal.remove, "lock_wait": 0.0}
+    options = {name: asked.options[name] for name in ("jobs", "task", "lock_wait")}
+    assert options == {"jobs": 1, "task": removal.remove, "lock_wait": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,10 @@ def test_the_original_command_lines(asked: Crew, tmp_path: Path) -> None:
         ("--up-timeout-period", "90s", "up_timeout_period", 90),
         ("--settle-period", "0", "settle_period", 0),
         ("--build-timeout", "2h", "build_timeout", 7200),
+        ("--check", "all", "check", ("base", "image", "git", "context")),
+        ("--check-period", "15m", "check_period", 900),
+        ("--min-age", "3d", "min_age", 259200),
+        ("--update", "moved", "update", "moved"),
         ("--monitor-period", "3m", "monitor_period", 180),
         ("--hook-timeout", "3m", "hook_timeout", 180),
         ("--keep-images", "3", "keep_images", 3),
@@ -155,7 +161,8 @@ def test_settings(
 ) -> None:
     given = [flag] if text is None else [flag, text]
     # A flag wins over the environment.
-    env = {"RBUILD_" + name.upper(): {True: "0", False: "1"}.get(value, "9")}
+    other = {"check": "git", "update": "all"}.get(name) or {True: "0", False: "1"}.get(value, "9")
+    env = {"RBUILD_" + name.upper(): other}
     rbuild(*given, project(tmp_path), **env)
     assert getattr(asked.settings, name) == value
     option = name.replace("_", "-")
@@ -183,6 +190,10 @@ VARIABLES: list[tuple[str, str, Any]] = [
     ("RBUILD_REMOVE_IMAGES", "1", lambda c, r: c.options["task"] is removal.remove),
     ("RBUILD_MONITOR_PERIOD", "6", lambda c, r: c.settings.monitor_period == 6),
     ("RBUILD_HOOK_TIMEOUT", "6", lambda c, r: c.settings.hook_timeout == 6),
+    ("RBUILD_CHECK", "image,base", lambda c, r: c.settings.check == ("base", "image")),
+    ("RBUILD_CHECK_PERIOD", "6", lambda c, r: c.settings.check_period == 6),
+    ("RBUILD_MIN_AGE", "3d", lambda c, r: c.settings.min_age == 3 * 86400),
+    ("RBUILD_UPDATE", "moved", lambda c, r: c.settings.update == "moved"),
     ("RBUILD_LOCK_WAIT", "2m", lambda c, r: c.options["lock_wait"] == 120.0),
     ("RBUILD_JOBS", "4", lambda c, r: c.options["jobs"] == 4),
     ("RBUILD_DRY_RUN", "1", lambda c, r: c.run.dry_run),

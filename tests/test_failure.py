@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbuild import failure
-from rbuild.failure import LEFT, TOUCHED, UNTOUCHED, Waiting, next_try, waiting
+from rbuild.failure import LEFT, TOUCHED, UNTOUCHED, Waiting, holds_back, next_try, waiting
 from rbuild.record import stamp
 
 NOW = 1_800_000_000.0
@@ -31,8 +31,8 @@ def wait(known: Any, now: float, inputs: str = "aa", bases: Any = BASES) -> Wait
 
 def test_what_is_kept_of_a_failure() -> None:
     assert failed() == {
-        "inputs": "aa", "bases": BASES, "kind": "untouched", "tries": 1, "when": stamp(NOW),
-        "next": stamp(NOW + HOUR), "message": "why", "log": "/log",
+        "inputs": "aa", "bases": BASES, "digests": {}, "commit": "", "kind": "untouched",
+        "tries": 1, "when": stamp(NOW), "next": stamp(NOW + HOUR), "message": "why", "log": "/log",
     }  # fmt: skip
 
 
@@ -116,3 +116,80 @@ def test_any_number_of_tries_can_be_counted(tries: int, period: int, kind: str) 
 def test_no_wait_outlasts_its_time(now: float, period: int) -> None:
     known = failed(kind=TOUCHED, now=now, build_period=period)
     assert wait(known, now + period + 1) is None
+
+
+# What registries have
+
+
+DEBIAN = "docker.io/library/debian:12"
+TRIED = {DEBIAN: ["id", "sha256:a", "sha256:b"]}
+
+
+def test_what_was_tried_is_kept() -> None:
+    known = failed(digests=TRIED, commit="c0ffee")
+    assert (known["digests"], known["commit"]) == (TRIED, "c0ffee")
+
+
+@pytest.mark.parametrize("kind", [UNTOUCHED, TOUCHED, LEFT])
+@pytest.mark.parametrize(
+    ("digests", "waits"),
+    [
+        ({}, True),
+        ({DEBIAN: "sha256:a"}, True),
+        ({DEBIAN: "sha256:b"}, True),
+        ({DEBIAN: "id"}, True),
+        ({DEBIAN: "sha256:c"}, False),
+        # An image that had no part in it says nothing.
+        ({"docker.io/library/redis:7": "sha256:c"}, True),
+        ({DEBIAN: "sha256:a", "docker.io/library/redis:7": "sha256:c"}, True),
+    ],
+)
+def test_yet_another_digest_is_tried_at_once(
+    kind: str, digests: dict[str, str], waits: bool
+) -> None:
+    """Also after a person has left it: it is in there that the mending may be."""
+    known = failed(kind=kind, digests=TRIED)
+    found = waiting(known, inputs="aa", bases=BASES, digests=digests, now=NOW)
+    assert bool(found) == waits
+
+
+def test_a_failure_that_an_older_rbuild_wrote_down_waits_all_the_same() -> None:
+    known = {key: one for key, one in failed().items() if key not in ("digests", "commit")}
+    assert waiting(known, inputs="aa", bases=BASES, digests={DEBIAN: "sha256:c"}, now=NOW)
+    assert failed(known)["tries"] == 2
+    assert holds_back(known, "c0ffee", NOW) is None
+
+
+# Commits
+
+
+def test_another_commit_begins_anew() -> None:
+    known = failed(failed(commit="aa"), commit="aa")
+    assert known["tries"] == 2
+    assert failed(known, commit="bb")["tries"] == 1
+
+
+@pytest.mark.parametrize("kind", [UNTOUCHED, TOUCHED])
+def test_a_commit_that_failed_waits_for_its_time(kind: str) -> None:
+    known = failed(kind=kind, commit="aa")
+    until = next_try(known)
+    assert holds_back(known, "aa", NOW) == Waiting("why", until, kind)
+    assert holds_back(known, "aa", until - 1) is not None
+    assert holds_back(known, "aa", until) is None
+    assert holds_back(known, "bb", NOW) is None
+
+
+def test_a_commit_that_a_person_left_waits_for_another() -> None:
+    known = failed(kind=LEFT, commit="aa")
+    assert holds_back(known, "aa", NOW + 400 * DAY) == Waiting("why", 0.0, LEFT)
+    assert holds_back(known, "bb", NOW) is None
+
+
+@pytest.mark.parametrize("known", [None, failed()])
+def test_what_failed_without_a_commit_holds_none_back(known: Any) -> None:
+    assert holds_back(known, "aa", NOW) is None
+    assert holds_back(known, "", NOW) is None
+
+
+def test_a_clock_that_was_set_back_frees_a_commit() -> None:
+    assert holds_back(failed(commit="aa"), "aa", NOW - 3 * 365 * DAY) is None

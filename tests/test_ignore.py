@@ -238,7 +238,7 @@ def plainly(text: str, path: str) -> bool:
 
 def matches(pattern: str, path: str) -> bool:
     """Whether a pattern of the shapes above matches."""
-    if pattern == "**":
+    if pattern in ("**", "**/**"):
         return True
     found = ""
     for part in re.findall(r"^\*\*/|/\*\*$|/\*\*(?=/)|.", pattern):
@@ -252,6 +252,7 @@ def matches(pattern: str, path: str) -> bool:
 
 @given(TEXT, PATH)
 @example("**/a\n!b\n**/b", "b/a")
+@example("**/**", "a")
 def test_is_what_the_rules_say(text: str, path: str) -> None:
     assert Ignore(text).excludes(path) == plainly(text, path)
 

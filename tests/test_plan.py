@@ -14,7 +14,8 @@ from rbuild.configuration import Configuration, parse
 from rbuild.engine import Container, Image, Port
 from rbuild.errors import ProjectError
 from rbuild.health import Expectation
-from rbuild.plan import Build, Free, Gate, Keep, Observed, Plan, Pull, Require, Up
+from rbuild.plan import Build, Free, Gate, Keep, Observed, Plan, Pull, Push, Require, Up
+from rbuild.settings import Given
 
 STAMP = "20261121T030000Z"
 NOTHING = Bases((), (), ())
@@ -43,6 +44,8 @@ def make(
     images: Mapping[str, Image] | None = None,
     elsewhere: Sequence[str] = (),
     all_services: Sequence[str] | None = None,
+    held: Sequence[str] = (),
+    digests: Mapping[str, str] | None = None,
     **more: Any,
 ) -> Plan:
     known: dict[str, Any] = {
@@ -55,6 +58,8 @@ def make(
         images or {},
         frozenset(elsewhere),
         None if all_services is None else frozenset(all_services),
+        held=frozenset(held),
+        digests=digests or {},
     )
     return plan.make(configuration(**services), bases, observed, **{**known, **more})
 
@@ -210,7 +215,120 @@ def test_images_that_are_only_here_are_remembered() -> None:
     assert make({}, images=images).local == ("sha256:a",)
 
 
+DEBIAN, POSTGRES = "docker.io/library/debian:12", "docker.io/library/postgres:16"
+NEEDS = Bases((Need("debian:12", "", ("web",)),), (("web",),), ())
+PAIR: dict[str, Any] = {"web": BUILT, "db": {"image": "postgres:16"}}
+
+
+def test_what_waits_is_not_pulled() -> None:
+    here = {name: image(name) for name in ("debian:12", "postgres:16")}
+    made = make(PAIR, NEEDS, images=here, held=[DEBIAN])
+    assert pulled(made) == [("postgres:16", "")]
+    assert made.notes == ("debian:12: a newer one waits (min-age), not pulled",)
+    # Of two services on it, both stay; an image of a service waits like a base.
+    assert pulled(make(PAIR, NEEDS, images=here, held=[DEBIAN, POSTGRES])) == []
+
+
+def test_what_waits_and_is_gone_is_pulled_as_it_was() -> None:
+    made = make(PAIR, NEEDS, held=[DEBIAN], digests={DEBIAN: "sha256:old"})
+    assert [(one.reference, one.digest) for one in made.steps if isinstance(one, Pull)] == [
+        ("debian:12", "sha256:old"), ("postgres:16", "")
+    ]  # fmt: skip
+    assert str(made.steps[1]) == "pull debian:12 at sha256:old (base of web)"
+
+
+def test_what_is_old_enough_is_pulled_by_its_digest() -> None:
+    """What a registry has a moment later may be younger."""
+    here = {name: image(name) for name in ("debian:12", "postgres:16")}
+    made = make(PAIR, NEEDS, images=here, digests={DEBIAN: "sha256:a", POSTGRES: "sha256:b"})
+    assert [one.digest for one in made.steps if isinstance(one, Pull)] == ["sha256:a", "sha256:b"]
+
+
+# Projects whose images are only built, or pushed
+
+
+def test_without_up_nothing_but_images_is_made() -> None:
+    made = make(PAIR, NEEDS, containers=[box("web")], up=False, monitor_period=5)
+    assert [type(step) for step in made.steps] == [Keep, Pull, Build]
+    assert pulled(made) == [("debian:12", "")]
+    assert made.rests == {"base": {DEBIAN: "debian:12"}, "image": {}}
+
+
+def test_a_hook_comes_before_what_is_only_built() -> None:
+    hooks = {"before-update": Given(("dump",), "c")}
+    first, second, *_ = make(PAIR, NEEDS, up=False, hooks=hooks).steps
+    assert (str(first), type(second)) == ("run the before-update hook", Keep)
+
+
+def test_what_has_a_name_is_pushed_once_it_is_built() -> None:
+    tagged = {"build": {"context": "/p", "tags": ["r.example/base:1", "r.example/web:1"]}}
+    twin = {**BUILT, "image": "r.example/web:1"}
+    services = {"web": twin, "base": tagged, "plain": BUILT, "db": {"image": "postgres:16"}}
+    bases = Bases((), (("base", "plain"), ("web",)), ())
+    made = make(services, bases, up=False, push=True)
+    assert [type(step) for step in made.steps] == [Keep, Build, Build, Push]
+    # Only what somebody gave a name: Compose's own belong to no registry.
+    assert only(made, Push).references == ("r.example/base:1", "r.example/web:1")
+    assert str(only(made, Push)) == "push r.example/base:1, r.example/web:1"
+
+
+def test_nothing_is_pushed_where_nothing_has_a_name_or_nobody_asks() -> None:
+    bases = Bases((), (("web",),), ())
+    named = {"web": {**BUILT, "image": "r.example/web:1"}}
+    for made in (
+        make(named, bases, up=False),
+        make({"web": BUILT}, bases, up=False, push=True),
+        make(named, up=False, push=True),
+    ):
+        assert not [step for step in made.steps if isinstance(step, Push)]
+
+
+# What it rests on
+
+
+def test_what_an_update_rests_on() -> None:
+    services = {
+        **PAIR,
+        "same": {"image": "index.docker.io/postgres:16"},
+        "once": {"image": "b", "pull_policy": "missing"},
+        "never": {"image": "c", "pull_policy": "never"},
+        "hand": {"image": "d", "x-rbuild": {"update": "manual"}},
+        "stopped": {"image": "e"},
+    }
+    made = make(services, NEEDS, left={"stopped": "stopped", "hand": "manual"})
+    assert made.rests == {
+        "base": {DEBIAN: "debian:12"},
+        "image": {POSTGRES: "index.docker.io/postgres:16"},
+    }
+
+
 # What is left alone
+
+
+def test_services_under_which_nothing_moved_are_left_if_they_are_there() -> None:
+    services = configuration(web=BUILT, db={"image": "x"}, gone={"image": "x"}, once={"image": "x"})
+    containers = [box("web"), box("db", "exited"), box("once", oneoff=True), box("other")]
+    assert plan.leave_unmoved(services, containers, ["web"]) == {"db": "unmoved"}
+    assert plan.leave_unmoved(services, containers, []) == {"web": "unmoved", "db": "unmoved"}
+
+
+def test_services_under_which_nothing_moved_are_not_touched() -> None:
+    made = make(
+        PAIR, NEEDS, [box("web"), box("db")], {"postgres:16": image("postgres:16")},
+        left={"db": "unmoved"},
+    )  # fmt: skip
+    assert only(made, Up).services == ("web",)
+    assert [one.service for one in only(made, Gate).expectations] == ["web"]
+    assert made.left == {"db": "unmoved"}
+    assert "image" in made.rests
+    assert POSTGRES not in made.rests["image"]
+
+
+def test_services_under_which_nothing_moved_are_not_pulled() -> None:
+    """Their names must go on to mean what they run: a plain `up` would make them anew."""
+    here = {"postgres:16": image("postgres:16")}
+    made = make(PAIR, NEEDS, [box("web"), box("db")], here, left={"db": "unmoved"})
+    assert pulled(made) == [("debian:12", "")]
 
 
 def left(

@@ -28,9 +28,14 @@ WHOLE: dict[str, Any] = {
                             "settings": {"build-period": [5, "x"]}}},
     "services": {"web": {"reference": "web", "image": "sha256:1", "scale": 1, "ended": None,
                          "state": "running"}},
-    "builds": ["docker.io/library/web:latest"], "bases": [], "local": ["sha256:0"],
+    "builds": ["docker.io/library/web:latest"], "bases": [],
+    "rests": {"base": {"docker.io/library/debian:12": ["sha256:2", "sha256:d2"]}, "image": {}},
+    "makes": {"docker.io/library/web:latest": "sha256:1"},
+    "contexts": {"web": ["/srv/site", "/srv/site/Dockerfile", "dd"]},
+    "commit": "ab" * 20, "forwarded": "cd" * 20, "local": ["sha256:0"],
     "superseded": [], "configuration": "bb", "taken": 5_000_000_000, "untidy": False,
     "failed": {"inputs": "cc", "bases": {"docker.io/library/debian:12": "sha256:2"},
+               "digests": {"docker.io/library/debian:12": ["sha256:2"]}, "commit": "",
                "kind": "touched", "tries": 2, "when": "2026-11-02T03:00:00.000Z",
                "next": "2026-11-03T03:00:00.000Z", "message": "m", "log": "/l"},
     "underway": {"since": "2026-11-02T03:00:00.000Z", "step": "y",
@@ -40,8 +45,9 @@ WHOLE: dict[str, Any] = {
                  "names": {"web": "sha256:1"}, "stopped": [], "scales": {"web": 2},
                  "failing": [], "superseded": []},
 }  # fmt: skip
-# Fields that version 1 did not have.
-NEWER = ("configuration", "taken", "untidy", "failed")
+# Fields that version 2 did not have, and those that version 1 did not have either.
+NEW_IN_3 = {"rests": {}, "makes": {}, "contexts": {}, "commit": "", "forwarded": ""}
+NEW_IN_2 = {"configuration": "", "taken": 0, "untidy": False, "failed": None}
 
 
 @pytest.fixture
@@ -62,28 +68,31 @@ def test_what_is_written_is_read(folder: Path) -> None:
     found = record.read(str(folder))
     assert found
     assert vars(found) == WHOLE
-    assert json.loads((folder / "record.json").read_bytes())["version"] == 2
+    assert json.loads((folder / "record.json").read_bytes())["version"] == 3
 
 
 def test_every_field_is_covered_above() -> None:
     assert set(WHOLE) == set(vars(Record("", "")))
 
 
-def test_a_record_of_version_1_is_read_and_becomes_one_of_version_2(folder: Path) -> None:
-    old = {name: value for name, value in WHOLE.items() if name not in NEWER}
+@pytest.mark.parametrize(("version", "newer"), [(1, NEW_IN_2 | NEW_IN_3), (2, NEW_IN_3)])
+def test_an_older_record_is_read_and_becomes_one_of_today(
+    folder: Path, version: int, newer: dict[str, Any]
+) -> None:
+    old = {name: value for name, value in WHOLE.items() if name not in newer}
     old["underway"] = {"since": "2026-11-01T03:00:00.000Z", "step": "start", "touched": False,
                        "generation": "20261101T030000Z", "stopped": [], "scales": {},
                        "names": {}, "failing": [], "superseded": []}  # fmt: skip
-    put(folder, json.dumps({"version": 1, **old}).encode())
+    put(folder, json.dumps({"version": version, **old}).encode())
     found = record.read(str(folder))
     assert found
-    expected = {**old, "configuration": "", "taken": 0, "untidy": False, "failed": None}
+    expected = {**old, **newer}
     assert vars(found) == expected
     record.write(str(folder), found)
     again = record.read(str(folder))
     assert again
     assert vars(again) == expected
-    assert json.loads((folder / "record.json").read_bytes())["version"] == 2
+    assert json.loads((folder / "record.json").read_bytes())["version"] == 3
 
 
 def test_no_record(folder: Path) -> None:
@@ -169,7 +178,7 @@ def test_a_folder_that_is_not_there(folder: Path) -> None:
 
 
 def test_a_record_of_a_newer_version_is_refused(folder: Path) -> None:
-    put(folder, json.dumps({"version": 3, "whatever": 1}).encode())
+    put(folder, json.dumps({"version": 4, "whatever": 1}).encode())
     with pytest.raises(StateError, match="written by a newer rbuild") as caught:
         record.read(str(folder))
     assert not isinstance(caught.value, Damaged)

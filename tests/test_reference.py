@@ -8,7 +8,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rbuild.reference import generations, kept, pattern, qualified, repository
+from rbuild.reference import (
+    familiar,
+    generations,
+    is_listed,
+    kept,
+    pattern,
+    qualified,
+    registry_of,
+    repository,
+    untagged,
+)
 
 STAMP = "20261121T030000Z"
 
@@ -55,6 +65,78 @@ def test_qualified(short: str, full: str) -> None:
 )
 def test_repository(reference: str, name: str) -> None:
     assert repository(reference) == name
+
+
+@pytest.mark.parametrize(
+    ("full", "short"),
+    [
+        ("docker.io/library/debian:12", "debian:12"),
+        ("docker.io/me/app:1", "me/app:1"),
+        ("docker.io/library/app:1@sha256:0f", "app:1@sha256:0f"),
+        ("ghcr.io/library/app:1", "ghcr.io/library/app:1"),
+        ("127.0.0.1:5000/app:1", "127.0.0.1:5000/app:1"),
+        ("r.example/docker.io/library/app:1", "r.example/docker.io/library/app:1"),
+    ],
+)
+def test_familiar(full: str, short: str) -> None:
+    assert familiar(full) == short
+    assert qualified(short) == full
+
+
+@pytest.mark.parametrize(
+    ("full", "registry"),
+    [
+        ("docker.io/library/debian:12", "docker.io"),
+        ("127.0.0.1:5000/app:1", "127.0.0.1:5000"),
+        ("[::1]:5000/a/b@sha256:0f", "[::1]:5000"),
+    ],
+)
+def test_registry_of(full: str, registry: str) -> None:
+    assert registry_of(full) == registry
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("debian", "debian"),
+        ("debian:12", "debian"),
+        ("me/app:1@sha256:0f", "me/app"),
+        ("app@sha256:0f", "app"),
+        ("localhost:5000/app", "localhost:5000/app"),
+        ("localhost:5000/app:1", "localhost:5000/app"),
+        ("[::1]:5000/app", "[::1]:5000/app"),
+    ],
+)
+def test_untagged(reference: str, name: str) -> None:
+    """As it is spelled: with a digest, it is a reference again."""
+    assert untagged(reference) == name
+    assert repository(f"{name}@sha256:0f") == repository(reference)
+
+
+@pytest.mark.parametrize(
+    ("entries", "listed"),
+    [
+        ([], False),
+        (["debian"], True),
+        (["docker.io/library/debian"], True),
+        (["debian:12"], True),
+        (["index.docker.io/debian:12"], True),
+        (["debian:11"], False),
+        (["debian:latest"], False),
+        (["debian@sha256:0f"], False),
+        (["redis", "debian"], True),
+        (["me/debian"], False),
+        (["ghcr.io/library/debian"], False),
+        (["localhost:5000/debian"], False),
+    ],
+)
+def test_what_is_listed(entries: list[str], listed: bool) -> None:
+    assert is_listed("docker.io/library/debian:12", entries) == listed
+
+
+def test_a_port_is_no_tag() -> None:
+    assert is_listed("localhost:5000/app:7", ["localhost:5000/app"])
+    assert not is_listed("localhost:5000/app:7", ["localhost:5000/app:8"])
 
 
 # What Compose allows: schema of the Compose specification, `services` and `name`.

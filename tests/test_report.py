@@ -25,6 +25,7 @@ from rbuild.errors import (
     UpError,
     UsageError,
 )
+from rbuild.moves import Waits
 from rbuild.report import Outcome, document, exit_code, problems, results
 from rbuild.staleness import Reason
 
@@ -206,7 +207,7 @@ def test_a_deferred_project_is_told_to_a_terminal_only() -> None:
 
 KEYS = ["name", "path", "outcome", "reasons", "services", "bases", "started", "seconds", "due",
         "log", "steps", "notes", "warnings", "removed", "touched", "standing", "generation",
-        "retry", "error"]  # fmt: skip
+        "retry", "unchecked", "waits", "error"]  # fmt: skip
 
 
 def test_the_keys_of_the_document_are_a_contract() -> None:
@@ -224,6 +225,8 @@ def test_the_values_of_the_document() -> None:
         "updated", reasons=REASONS[:1], bases=("docker.io/library/x:1",), started=1_700_000_000,
         seconds=1.23456, due=1_700_086_400, log="/l", steps=("a",), notes=("n",), warnings=("w",),
         services=[{"name": "web"}], generation="20231114T221320Z", retry=1_700_172_800,
+        unchecked=("not checked: debian:12: no answer within 10 s",),
+        waits=(Waits("docker.io/library/debian:12", "sha256:2", 1_700_000_000, 1_700_086_400),),
     )  # fmt: skip
     assert document([one], 0)["projects"] == [
         {
@@ -245,6 +248,15 @@ def test_the_values_of_the_document() -> None:
             "standing": None,
             "generation": "20231114T221320Z",
             "retry": "2023-11-16T22:13:20.000Z",
+            "unchecked": ["not checked: debian:12: no answer within 10 s"],
+            "waits": [
+                {
+                    "image": "docker.io/library/debian:12",
+                    "digest": "sha256:2",
+                    "since": "2023-11-14T22:13:20.000Z",
+                    "until": "2023-11-15T22:13:20.000Z",
+                }
+            ],
             "error": None,
         }
     ]
@@ -254,3 +266,16 @@ def test_what_is_absent_is_null() -> None:
     (one,) = document([outcome()], 0)["projects"]
     for key in ("due", "log", "error", "standing", "generation", "retry"):
         assert one[key] is None, key
+
+
+def test_digests_are_short_for_a_person_and_whole_for_a_program() -> None:
+    digest = "sha256:" + "0123456789ab" + "f" * 52
+    one = outcome("updated", reasons=(Reason("base-moved", f"debian:12: x → {digest}"),))
+    (line,) = results([one], 0, False)
+    assert line.endswith("(base-moved: debian:12: x → sha256:0123456789ab)")
+    assert document([one], 0)["projects"][0]["reasons"][0]["detail"].endswith(digest)
+
+
+def test_news_are_told_wherever_stderr_goes() -> None:
+    one = outcome("fresh", news=("checked again: debian:12",))
+    assert problems(one, False) == [(5, "site: checked again: debian:12")]

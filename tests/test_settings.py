@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from rbuild import settings
 from rbuild.errors import ProjectError, UsageError
-from rbuild.settings import OPTIONS, BadValue, Given, count, duration, resolve, switch
+from rbuild.settings import (
+    CHECKS,
+    OPTIONS,
+    BadValue,
+    Given,
+    checks,
+    count,
+    duration,
+    extent,
+    resolve,
+    switch,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +90,9 @@ def test_no_switches(text: str) -> None:
 
 def test_defaults() -> None:
     found = resolve()
-    assert found[:-2] == (86400, 60, 5, 0, 3600, 600, 1, False)
+    assert found[:12] == (86400, 60, 5, 0, 3600, 600, 1, False, (), 0, 0, "all")
+    assert (found.watch, found.ignore, found.up, found.push) == ((), (), True, False)
+    assert (found.git, found.logins) == ({}, {})
     assert found.hooks == {}
     assert set(found.origins.values()) == {"built-in"}
     assert set(found.origins) == {option.name for option in OPTIONS}
@@ -126,9 +139,13 @@ def test_a_time_limit_that_was_given_counts_as_given_whatever_its_value() -> Non
         ({"RBUILD_HOOK_TIMEOUT": "1h"}, "hook-timeout", 3600, "RBUILD_HOOK_TIMEOUT"),
         ({"RBUILD_KEEP_IMAGES": "3"}, "keep-images", 3, "RBUILD_KEEP_IMAGES"),
         ({"RBUILD_PRUNE_IMAGE_CACHE": "on"}, "prune-image-cache", True, "RBUILD_PRUNE_IMAGE_CACHE"),
+        ({"RBUILD_CHECK": "image, base"}, "check", ("base", "image"), "RBUILD_CHECK"),
+        ({"RBUILD_CHECK_PERIOD": "1h"}, "check-period", 3600, "RBUILD_CHECK_PERIOD"),
+        ({"RBUILD_MIN_AGE": "3d"}, "min-age", 259200, "RBUILD_MIN_AGE"),
+        ({"RBUILD_UPDATE": "moved"}, "update", "moved", "RBUILD_UPDATE"),
     ],
 )
-def test_environment(environ: dict[str, str], name: str, value: int, variable: str) -> None:
+def test_environment(environ: dict[str, str], name: str, value: Any, variable: str) -> None:
     assert settings.from_environment(environ) == {name: Given(value, f"environment {variable}")}
 
 
@@ -302,3 +319,188 @@ def test_a_schedulers_default_comes_last() -> None:
     own = {"build-period": Given(604800, "compose.yml:3")}
     assert resolve(settings.from_environment(environ), {}, default).build_period == 72000
     assert resolve(settings.from_environment(environ), own, default).build_period == 604800
+
+
+# Checks, and what is updated for them
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("none", ()),
+        ("all", CHECKS),
+        (" all ", CHECKS),
+        ("base", ("base",)),
+        ("image,base", ("base", "image")),
+        ("context, git ,base,base", ("base", "git", "context")),
+    ],
+)
+def test_checks(text: str, found: tuple[str, ...]) -> None:
+    assert checks(text) == found
+
+
+@pytest.mark.parametrize("text", ["", ",", "base,", "bases", "base image", "all,base", "none,git"])
+def test_no_checks(text: str) -> None:
+    with pytest.raises(BadValue):
+        checks(text)
+
+
+def test_extents() -> None:
+    assert (extent("all"), extent(" moved ")) == ("all", "moved")
+    for text in ("", "none", "auto", "all,moved"):
+        with pytest.raises(BadValue):
+            extent(text)
+
+
+def taken(mapping: Any, lines: Any = None) -> dict[str, Given]:
+    return settings.from_mapping(mapping, "/p/c.yml", lines or {}, ProjectError)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("check", "base,image", ("base", "image")),
+        ("check", ["image", "base"], ("base", "image")),
+        ("check", [], ()),
+        ("check", "none", ()),
+        ("check", "all", CHECKS),
+        ("check-period", "6h", 21600),
+        ("min-age", "3d", 259200),
+        ("update", "moved", "moved"),
+        ("up", False, False),
+        ("push", True, True),
+        ("push", "yes", True),
+        ("watch", "debian:12", ("debian:12",)),
+        ("watch", ["debian:12", "ghcr.io/a/b@sha256:0f", "debian:12"],
+         ("debian:12", "ghcr.io/a/b@sha256:0f")),
+        ("ignore", [], ()),
+        ("ignore", ["localhost:5000/app", "[::1]:5000/app"],
+         ("localhost:5000/app", "[::1]:5000/app")),
+    ],
+)  # fmt: skip
+def test_what_a_file_says_of_moves(key: str, value: Any, expected: Any) -> None:
+    assert taken({key: value}, {key: 4}) == {key: Given(expected, "/p/c.yml:4")}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"check": "bases"}, "check: 'bases' is no check: give some of base, image, git, context"),
+        ({"check": ["base", 7]}, "check: '7' is no check"),
+        ({"check": None}, "check: no value is given"),
+        ({"check": True}, "check: 'true' is no check"),
+        ({"check": {"base": True}}, "check: "),
+        ({"min-age": "soon"}, "min-age: 'soon' is no duration"),
+        ({"update": "auto"}, "update: 'auto' is neither all nor moved"),
+        ({"up": "maybe"}, "up: 'maybe' is neither true nor false"),
+        ({"push": None}, "push: no value is given"),
+        ({"watch": 7}, "watch: expected a list of images"),
+        ({"watch": {"debian": 12}}, "watch: expected a list of images"),
+        ({"watch": [7]}, "watch: 7 is no image's name"),
+        ({"watch": ["debian 12"]}, "watch: 'debian 12' is no image's name"),
+        ({"ignore": [""]}, "ignore: '' is no image's name"),
+        ({"ignore": [None]}, "ignore: nothing is no image's name"),
+        ({"git": "main"}, "git: expected a mapping, not 'main'"),
+        ({"git": {"branch": ""}}, "git.branch: '' is no name"),
+        ({"git": {"branch": "--force"}}, "git.branch: '--force' is no name"),
+        ({"git": {"remote": 7}}, "git.remote: 7 is no name"),
+        ({"git": {"remote": "a\nb"}}, "git.remote: 'a\\nb' is no name"),
+        ({"git": {"pull": "rebase"}}, "git.pull: 'rebase': only ff-only is known"),
+        ({"git": {"brunch": "main"}}, "unknown key 'brunch'"),
+        ({"registry-auth": ["r"]}, "registry-auth: expected a mapping"),
+        ({"registry-auth": {"r/app": {}}}, "registry-auth.r/app: 'r/app' is no registry"),
+        ({"registry-auth": {"https://r": {}}}, "registry-auth.https://r: "),
+        ({"registry-auth": {7: {}}}, "registry-auth.7: 7 is no registry"),
+        ({"registry-auth": {"r": "me"}},
+         "registry-auth.r: expected username and password-file, and nothing else"),
+        ({"registry-auth": {"r": {"username": "me"}}}, "registry-auth.r: expected username and"),
+        ({"registry-auth": {"r": {"username": "me", "password-file": "f", "password": "x"}}},
+         "registry-auth.r: expected username and"),
+        ({"registry-auth": {"r": {"username": 7, "password-file": "f"}}},
+         "registry-auth.r: username: 7 is no text"),
+        ({"registry-auth": {"r": {"username": "me", "password-file": " "}}},
+         "registry-auth.r: password-file: ' ' is no text"),
+    ],
+)  # fmt: skip
+def test_what_a_file_says_wrong_of_moves(mapping: Any, message: str) -> None:
+    with pytest.raises(ProjectError) as caught:
+        taken(mapping)
+    assert caught.value.message.startswith(f"/p/c.yml: {message}")
+
+
+def test_a_wrong_entry_of_a_mapping_has_its_own_line() -> None:
+    with pytest.raises(ProjectError, match=r"^/p/c\.yml:7: git\.branch: "):
+        taken({"git": {"remote": "up", "branch": 5}}, {"git": 5, "git.branch": 7})
+
+
+def test_where_a_project_s_source_is() -> None:
+    found = taken({"git": {"remote": "up", "branch": "a/b", "pull": "ff-only"}})
+    assert resolve(found).git == {"remote": "up", "branch": "a/b", "pull": "ff-only"}
+    assert taken({"git": None}) == taken({"registry-auth": {}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("secret", "/p/secret"),
+        ("../secret", "/secret"),
+        ("/etc/secret", "/etc/secret"),
+        ("~/secret", "/home/ada/secret"),
+    ],
+)
+def test_a_login_s_password_file_is_relative_to_the_file_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, written: str, path: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    login = {"username": "me", "password-file": written}
+    for registry in ("r.example", "r.example:5000", "localhost", "[::1]:5000"):
+        assert resolve(taken({"registry-auth": {registry: login}})).logins == {
+            registry: ("me", path)
+        }
+
+
+def test_mappings_are_taken_entry_by_entry_and_lists_whole() -> None:
+    own = {"git.branch": Given("own", "c"), "watch": Given(("a",), "c"), "up": Given(False, "c"),
+           "registry-auth.r": Given(("me", "/f"), "c")}  # fmt: skip
+    default = {"git.branch": Given("all", "r"), "git.remote": Given("up", "r"),
+               "watch": Given(("b",), "r"), "ignore": Given(("c",), "r"), "up": Given(True, "r"),
+               "registry-auth.r": Given(("you", "/g"), "r"),
+               "registry-auth.q": Given(("you", "/g"), "r")}  # fmt: skip
+    found = resolve({}, {}, own, default)
+    assert found.git == {"branch": "own", "remote": "up"}
+    assert (found.watch, found.ignore, found.up, found.push) == (("a",), ("c",), False, False)
+    assert found.logins == {"r": ("me", "/f"), "q": ("you", "/g")}
+
+
+def test_what_is_said_of_moves_survives_json() -> None:
+    values = {"check": Given(("base", "git"), "c:1"), "update": Given("moved", "c:2"),
+              "min-age": Given(5, "c:3"), "watch": Given(("a", "b"), "c:4"),
+              "ignore": Given((), "c:5"), "up": Given(False, "c:6"), "push": Given(True, "c:7"),
+              "git.branch": Given("main", "c:8"),
+              "registry-auth.r.example": Given(("me", "/f"), "c:9")}  # fmt: skip
+    data = json.loads(json.dumps(settings.as_json(values)))
+    assert settings.from_json(data) == values
+    assert resolve(settings.from_json(data)).logins == {"r.example": ("me", "/f")}
+    assert settings.from_json(settings.as_json({"check": Given((), "c")})) == {
+        "check": Given((), "c")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("check", ["base", 5, None, ["base", "of-another-version"], [["base"]], [{}]]),
+        ("update", ["of-another-version", 5, None, ["all"], {}]),
+        ("check-period", ["5", -1, None, [5]]),
+        ("watch", ["a", 5, None, [5], [["a"]]]),
+        ("ignore", ["a", {}, [None]]),
+        ("up", [0, 1, "no", None, [True]]),
+        ("push", ["yes", 1]),
+        ("git.branch", [5, None, ["main"]]),
+        ("git.of-another-version", ["x"]),
+        ("registry-auth.r", ["me", ["me"], ["me", "/f", "x"], ["me", 5], None]),
+    ],
+)
+def test_what_a_record_says_that_is_not_understood_is_dropped(name: str, values: Any) -> None:
+    for value in values:
+        assert settings.from_json({name: [value, "c"]}) == {}, value

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbuild.record import Record, stamp
-from rbuild.staleness import TOLERANCE, decide, due_at, span
+from rbuild.staleness import TOLERANCE, Reason, decide, due_at, span
 
 NOW = 1_700_000_000.0
 DAY = 86400
@@ -80,6 +80,28 @@ def test_an_interrupted_first_update() -> None:
 def test_all_reasons_are_told() -> None:
     record = built(2 * DAY, underway={"since": "x"})
     assert kinds(record, "a", forced=True) == "forced interrupted expired changed"
+
+
+MOVED = (Reason("base-moved", "debian:12: a → b"), Reason("image-moved", "redis: c → d"))
+
+
+def test_what_moved_makes_a_fresh_project_stale() -> None:
+    decision = decide(built(1), (), MOVED, build_period=DAY, forced=False, now=NOW)
+    assert (decision.stale, decision.reasons) == (True, MOVED)
+    # Its build period goes on as it did.
+    assert decision.due == NOW - 1 + DAY - TOLERANCE
+
+
+def test_what_moved_is_told_beside_other_reasons() -> None:
+    decision = decide(built(2 * DAY), ["a"], MOVED, build_period=DAY, forced=True, now=NOW)
+    assert [one.kind for one in decision.reasons] == [
+        "forced", "expired", "changed", "base-moved", "image-moved"
+    ]  # fmt: skip
+
+
+def test_what_moved_does_not_matter_to_a_new_project() -> None:
+    decision = decide(None, (), MOVED, build_period=DAY, forced=False, now=NOW)
+    assert [one.kind for one in decision.reasons] == ["new"]
 
 
 def test_forced_even_if_fresh() -> None:

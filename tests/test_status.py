@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from rbuild import failure, status
+from rbuild import failure, sightings, status
 from rbuild.cli import main
 from rbuild.engine import Container
 from rbuild.errors import EngineError
+from rbuild.moves import Sighting
 from rbuild.project import locate
 from rbuild.record import Record, Store, stamp, write
 
 HOUR = 3600
-KEYS = ["name", "path", "built", "due", "reasons", "services", "bases", "failure", "problem",
-        "settings"]  # fmt: skip
+DAY = 86400
+KEYS = ["name", "path", "built", "due", "reasons", "services", "bases", "failure", "waits",
+        "unchecked", "problem", "settings"]  # fmt: skip
 
 
 class Engine:
@@ -178,3 +180,32 @@ def test_looking_changes_nothing(site: Site) -> None:
     said(site, "-v")
     document(site)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_what_is_remembered_of_images_is_told_and_nobody_is_asked(
+    site: Site, state_dir: Path
+) -> None:
+    now = time.time()
+    old, new = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+    names = [f"docker.io/library/{one}:1" for one in ("moved", "young", "gone", "same")]
+    site.record.rests = {"base": {name: ["sha256:0", old] for name in names}, "image": {}}
+    (view,) = site.record.views.values()
+    view["settings"] |= {"check": [["base"], "x.yml:4"], "min-age": [DAY, "x.yml:5"]}
+    site.save()
+    seen = {
+        names[0]: Sighting(new, now - 2 * DAY, now),
+        names[1]: Sighting(new, now - HOUR, now),
+        names[2]: Sighting("", 0, now, "404: no such image or tag"),
+        names[3]: Sighting(old, now - HOUR, now),
+    }
+    sightings.remember(str(state_dir), seen, {})
+    _, text = said(site)
+    assert f"due       now (base-moved: moved:1: {old[:19]} → {new[:19]})" in text
+    assert f"  waits     young:1 {new[:19]}: seen for 1 h, taken in 23 h\n" in text
+    assert "  unknown   not checked: gone:1: 404: no such image or tag\n" in text
+    assert "same" not in text
+    found = document(site)
+    assert found["unchecked"] == ["not checked: gone:1: 404: no such image or tag"]
+    (waits,) = found["waits"]
+    assert list(waits) == ["image", "digest", "since", "until"]
+    assert waits["until"] == stamp(now + DAY - HOUR)

@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -25,11 +25,13 @@ from rbuild import byhand, generation, record
 from rbuild.engine import Container, EngineInfo, Image
 from rbuild.errors import EngineError, Interrupted, UpError
 from rbuild.glance import Run
+from rbuild.lookout import Lookout
 from rbuild.process import Stop
 from rbuild.project import Target, locate
 from rbuild.record import Record, Store
-from rbuild.reference import generations
+from rbuild.reference import familiar, generations
 from rbuild.refresh import refresh
+from rbuild.registry import Answer, Question
 from rbuild.report import Outcome
 from rbuild.scene import Means
 from rbuild.settings import Given
@@ -87,6 +89,7 @@ class World:
     """Of each image by ID: all that there are."""
     boxes: list[Container] = field(default_factory=list)
     registry: dict[str, str] = field(default_factory=dict)
+    pushed: dict[str, str] = field(default_factory=dict)
     breaks: set[str] = field(default_factory=set)
     """Services whose builds make images that don't run."""
     broken: set[str] = field(default_factory=set)
@@ -109,6 +112,11 @@ class World:
 
     def used(self) -> frozenset[str]:
         return frozenset(one.image for one in self.boxes)
+
+    def find(self, reference: str) -> str:
+        """The ID that a name means, however it is spelled; an ID means itself."""
+        name = reference if reference in self.names else familiar(reference)
+        return self.names.get(name, reference.rpartition("@")[2])
 
     def own_names(self) -> dict[str, str]:
         """All names but that of a base, which may move whatever comes of an update."""
@@ -210,7 +218,7 @@ class Fake:
 
     def images(self, references: Sequence[str]) -> dict[str, Image]:
         self._call("images")
-        known = {one: self.world.names.get(one, one) for one in references}
+        known = {one: self.world.find(one) for one in references}
         return {name: self._image(one) for name, one in known.items() if one in self.world.labels}
 
     def list_images(
@@ -228,8 +236,22 @@ class Fake:
 
     def pull(self, reference: str, platform: str, *, timeout: float) -> None:
         self._call("pull")
-        self.world.labels.setdefault(self.world.registry[reference], {})
-        self.world.put(reference, self.world.registry[reference])
+        name, exact, digest = reference.partition("@")
+        if exact:
+            self.world.labels.setdefault(digest, {})
+            return
+        self.world.labels.setdefault(self.world.registry[name], {})
+        self.world.put(name, self.world.registry[name])
+
+    def push(self, reference: str, *, timeout: float) -> None:
+        self._call("push")
+        self.world.pushed[reference] = self.world.find(reference)
+
+    def sign_in(self, config: str) -> None:
+        """Nobody asks who we are."""
+
+    def insecure_registries(self) -> frozenset[str]:
+        return frozenset()
 
     def build(self, target: Target, overlay: str, services: Sequence[str], *, pull: bool,
               timeout: float) -> None:  # fmt: skip
@@ -320,7 +342,7 @@ class Fake:
 
     def tag(self, image: str, reference: str) -> None:
         self._call("tag")
-        image = self.world.names.get(image, image)
+        image = self.world.find(image)
         if image not in self.world.labels:
             raise EngineError(f"no such image {image}")
         self.world.put(reference, image)
@@ -392,6 +414,41 @@ def die_from(number: int) -> Strike:
 
 
 @dataclass
+class Hub:
+    """All registries: what they say of images by full name, and what they were asked."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    asked: list[Question] = field(default_factory=list)
+    late: dict[str, float] = field(default_factory=dict)
+    """Registries that want to be left alone."""
+    not_before: dict[str, float] = field(default_factory=dict)
+
+    def open(self, environ: Mapping[str, str], *, not_before: Mapping[str, float],
+             **more: Any) -> Hub:  # fmt: skip
+        """In place of `registry.Registries`."""
+        self.not_before = {**not_before, **self.late}
+        return self
+
+    def ask(self, questions: Iterable[Question]) -> dict[Question, Answer]:
+        wanted = [*questions]
+        self.asked += wanted
+        return {one: self._answer(one.reference) for one in wanted}
+
+    def _answer(self, name: str) -> Answer:
+        if name in self.errors:
+            return Answer(error=self.errors[name])
+        if name not in self.digests:
+            return Answer(error="no such image")
+        return Answer(self.digests[name])
+
+    @property
+    def names(self) -> list[str]:
+        """What was asked for, sorted."""
+        return sorted(one.reference for one in self.asked)
+
+
+@dataclass
 class Saved:
     """A world and a state folder at one moment."""
 
@@ -419,14 +476,15 @@ class Site:
         self.state = Path(self.store.path("site", self.project.home))
         self.clock = clock
         self.started = 0.0
-        self.flags = {"keep-images": 1, "settle-period": 0, "build-period": DAY}
+        self.flags: dict[str, Any] = {"keep-images": 1, "settle-period": 0, "build-period": DAY}
         self.steps: list[str] = []
+        self.lookout: Callable[[Run], Lookout] | None = None
         self.registry_moves()
 
     def registry_moves(self) -> None:
         """Newer images are published."""
         self.world.registry = {
-            name: f"sha256:{name}@{self.world.made}" for name in ("debian:12", "postgres:16")
+            name: f"sha256:{name}-{self.world.made}" for name in ("debian:12", "postgres:16")
         }
 
     # Runs
@@ -460,10 +518,17 @@ class Site:
         run = self.prepare(after, **more)
         self.world.calls = 0
         self.steps = []
-        outcome = task(self.project, run, self.means(strike, stop))
+        means = self.means(strike, stop)
+        lookout = self.lookout(run) if self.lookout else None
+        try:
+            outcome = task(self.project, run, replace(means, lookout=lookout))
+        finally:
+            if lookout:
+                lookout.close()
         assert outcome
         if not isinstance(outcome.error, Interrupted):
-            code = 0 if outcome.error is None else CODES[outcome.outcome]
+            bad = outcome.error or outcome.outcome == "deferred"
+            code = CODES[outcome.outcome] if bad else 0
             assert outcome.exit_code == code, outcome.outcome
         return outcome
 
@@ -595,7 +660,7 @@ class Site:
         assert (outcome.outcome, outcome.warnings) == ("fresh", ()), where
 
 
-# The exit code of each outcome that comes with an error.
+# The exit code of each outcome that is no good one.
 CODES = {"failed": 1, "rolled-back": 3, "needs-a-person": 4, "deferred": 75}
 
 
