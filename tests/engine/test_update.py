@@ -563,7 +563,8 @@ def test_company_in_the_same_folder_stays_and_a_stack_elsewhere_is_an_error(
 
 PROJECT_KEYS = {
     "name", "path", "outcome", "reasons", "services", "bases", "started", "seconds", "due", "log",
-    "steps", "notes", "warnings", "removed", "touched", "standing", "generation", "retry", "error",
+    "steps", "notes", "warnings", "removed", "touched", "standing", "generation", "retry",
+    "unchecked", "waits", "error",
 }  # fmt: skip
 
 
