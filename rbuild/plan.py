@@ -353,7 +353,7 @@ def _pulls(
         elif image and (image.pulled is False or not _has_digest(image, reference)):
             notes[f"{reference}: exists only on this machine, not pulled"] = None
         elif image and qualified(reference) in observed.held:
-            notes[f"{reference}: a newer one waits (min-age), not pulled"] = None
+            notes[f"{reference}: a newer one waits, or could not be asked for; not pulled"] = None
         elif not (image and "@" in reference):
             key = (qualified(reference), platform)
             digest = observed.digests.get(key[0], "")

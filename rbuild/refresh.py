@@ -88,6 +88,8 @@ def refresh(project: Project, run: Run, means: Means) -> Outcome | None:
 
 
 def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequence[int]) -> bool:
+    if not run.dry_run:
+        rescue.finish_move(project, run, held)
     try:
         loaded = _load(project, run, means)
     except RbuildError:
@@ -300,7 +302,12 @@ def _plan(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
         touched = bases.concerned(configuration, needs, scene.moves.moved, services_changed)
         unmoved = plan.leave_unmoved(configuration, containers, touched)
         left = {**unmoved, **left}
-        unbuilt = [*unbuilt, *(name for name in configuration.services if name not in touched)]
+        # What isn't there at all comes along, from the image that is here if there is one.
+        unbuilt += [
+            one.name
+            for one in configuration.services.values()
+            if one.name not in touched and (one.name in unmoved or one.image in images)
+        ]
         needs = bases.find(configuration, _read_file, info.platform, unbuilt)
     images |= engine.images([one.reference for one in needs.needs])
     local = known.local if known else []

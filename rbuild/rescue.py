@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from rbuild import record, underway, undo
+from collections.abc import Sequence
+from contextlib import suppress
+
+from rbuild import record, source, underway, undo
 from rbuild.engine import Engine
 from rbuild.errors import CutOff, RbuildError
+from rbuild.glance import Run
+from rbuild.process import Log
+from rbuild.project import Project
 from rbuild.record import Record
 from rbuild.scene import Scene
+from rbuild.source import Source
 
 
 def is_torn(known: Record | None) -> bool:
@@ -35,6 +42,23 @@ def may_go_on(scene: Scene, engine: Engine) -> bool:
         return False
     here = engine.images(list(built))
     return all(name in here and here[name].id == image for name, image in built.items())
+
+
+def finish_move(project: Project, run: Run, held: Sequence[int]) -> None:
+    """A run that was killed after it had fast-forwarded the checkout, and before it touched
+    anything: the checkout goes back, for its files may be half of one commit and half of another.
+
+    What can't be put back, a person has changed since; it stays. `held` are descriptors of locks.
+    """
+    for folder in run.store.folders(project.home):
+        with suppress(RbuildError):
+            known = record.read(folder)
+            if known is None or not known.forwarded or is_torn(known):
+                continue
+            place = Source(project.target.folder)
+            source.restore(place, known.forwarded, log=Log(), hold=held)
+            known.forwarded = ""
+            record.write(folder, known)
 
 
 def go_back(scene: Scene) -> None:

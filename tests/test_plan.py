@@ -224,7 +224,7 @@ def test_what_waits_is_not_pulled() -> None:
     here = {name: image(name) for name in ("debian:12", "postgres:16")}
     made = make(PAIR, NEEDS, images=here, held=[DEBIAN])
     assert pulled(made) == [("postgres:16", "")]
-    assert made.notes == ("debian:12: a newer one waits (min-age), not pulled",)
+    assert made.notes == ("debian:12: a newer one waits, or could not be asked for; not pulled",)
     # Of two services on it, both stay; an image of a service waits like a base.
     assert pulled(make(PAIR, NEEDS, images=here, held=[DEBIAN, POSTGRES])) == []
 

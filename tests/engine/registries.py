@@ -118,12 +118,18 @@ class Registry:
         text: str = "",
         kind: str = OCI_INDEX,
         architectures: Sequence[str] = ("amd64", "arm64"),
+        others: Mapping[str, str] | None = None,
     ) -> str:
-        """Let a tag mean such an image for each architecture; the index' digest."""
+        """Let a tag mean such an image for each architecture; the index' digest.
+
+        `others` has texts of their own for some architectures.
+        """
         inner = OCI_MANIFEST if kind == OCI_INDEX else DOCKER_MANIFEST
         manifests = []
         for one in architectures:
-            body = self._put_image(repository, "", f"{text}{one}", inner, one)
+            body = self._put_image(
+                repository, "", f"{(others or {}).get(one, text)}{one}", inner, one
+            )
             manifests.append(
                 {
                     "mediaType": inner,
