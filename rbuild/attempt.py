@@ -73,10 +73,12 @@ def _signed_in(scene: Scene) -> Iterator[None]:
     if not logins:
         yield
         return
-    folder = os.path.join(scene.folder, "docker-config")
-    with docker_config(logins, scene.run.environ, folder) as config:
+    with docker_config(logins, scene.run.environ, scene.docker_config) as config:
         scene.engine.sign_in(config)
-        yield
+        try:
+            yield
+        finally:
+            scene.engine.sign_in("")
 
 
 def _work(scene: Scene, loaded: Loaded, made: Plan, kept: str) -> steps.Work:
@@ -189,10 +191,10 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
     outcome = scene.outcome
     started = failure.moment(note.note["since"])
     after = underway.updated(loaded, scene.known, made, work, started)
+    if not note.note.get("resumed"):
+        resting.accept(after.rests, scene.known.rests if scene.known else {}, scene.moves)
     after.commit = scene.commit
-    if scene.held_back and scene.known:
-        # A newer commit has failed, and waits still.
-        after.failed = scene.known.failed
+    after.held = scene.still_held()
     outcome.touched = work.touched
     try:
         if scene.contexts:

@@ -92,23 +92,23 @@ def concerned(
     bases: Bases,
     moved: Collection[str],
     changed: Collection[str] = (),
+    watched: Collection[str] = (),
 ) -> frozenset[str]:
     """The services that are concerned where images have moved: those that rest on one or run
-    one, and those that build upon or run what these build.
+    one, those that build upon or run what these build, and those that live in the namespaces
+    of these or are restarted with them.
 
     `bases` is of all services, `moved` has qualified names, `changed` services that are concerned
-    by themselves. An image that nothing here rests on (`watch`) concerns all that is built.
+    by themselves. An image that is only `watched` concerns all that is built.
     """
     services = configuration.services
-    known = {qualified(need.reference) for need in bases.needs}
-    known |= {qualified(one.image) for one in services.values() if not one.build}
     found = {*changed}
     for need in bases.needs:
         if qualified(need.reference) in moved:
             found.update(need.services)
     for service in services.values():
         if (not service.build and qualified(service.image) in moved) or (
-            service.build and not known.issuperset(moved)
+            service.build and not {*watched}.isdisjoint(moved)
         ):
             found.add(service.name)
     while True:
@@ -122,7 +122,11 @@ def concerned(
             one.name
             for one in services.values()
             if one.name not in found
-            and (qualified(one.image) in made or bases.rests_on.get(one.name, frozenset()) & found)
+            and (
+                qualified(one.image) in made
+                or bases.rests_on.get(one.name, frozenset()) & found
+                or {*one.shares, *one.restarts_with} & found
+            )
         }
         if not more:
             return frozenset(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from rbuild import (
@@ -25,6 +26,7 @@ from rbuild.errors import Deferred, Interrupted, NeedsPerson, ProjectError, Rbui
 from rbuild.generation import AS_BUILT, RUNNING, Generation
 from rbuild.glance import Run
 from rbuild.loading import load
+from rbuild.moves import MADE
 from rbuild.plan import leave_alone
 from rbuild.process import Log
 from rbuild.project import Project
@@ -117,6 +119,10 @@ def _go(scene: Scene, to: str) -> None:
     left = checkout.go_back(scene, str(wanted.past.get("commit", "")))
     way = wayback.go(scene, wanted, note)
     scene.outcome.warnings += way.warnings
+    if left:
+        with suppress(RbuildError):
+            engine = scene.means.connect(scene.means.stop, None, ())
+            scene.loaded = load(scene.project, engine, scene.run.store, scene.run.environ)
     if way.problem is None:
         _arrive(scene, wanted, here, way, left)
     else:
@@ -220,8 +226,7 @@ def _arrive(
             None,
             inputs=scene.inputs,
             bases={},
-            digests=_left_digests(scene, here),
-            commit=commit,
+            digests=_left_digests(here),
             kind=failure.LEFT,
             message=f"left by hand on {stamp(scene.run.started)[:16]}Z for {wanted.stamp}",
             log=scene.log.path,
@@ -229,6 +234,8 @@ def _arrive(
             build_period=scene.settings.build_period,
         )
         after.failed["left"] = left
+        if commit:
+            after.held = {**after.failed, "commit": commit}
     after.untidy = True
     record.write(scene.folder, after)
     # What runs again is no earlier generation; what was left is one.
@@ -246,10 +253,14 @@ def _arrive(
         scene.outcome.warnings += (f"not all is cleaned up: {error.message}",)
 
 
-def _left_digests(scene: Scene, here: Generation) -> dict[str, list[str]]:
+def _left_digests(here: Generation) -> dict[str, list[str]]:
     """What was left rests on: only something newer is worth a try."""
     rests = here.past.get("rests") or {}
-    return {name: list(one) for kind in rests.values() for name, one in kind.items()}
+    return {
+        name: [text.removeprefix(MADE) for text in one]
+        for kind in rests.values()
+        for name, one in kind.items()
+    }
 
 
 def _return(

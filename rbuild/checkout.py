@@ -34,8 +34,8 @@ def look(scene: Scene) -> None:
 def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
     """Fast-forward the checkout if its upstream is ahead, and read the project anew.
 
-    An upstream that has failed already waits for its time. Raises SourceError for a checkout that
-    can't be moved, and what is wrong with the project there; then it is back where it was.
+    An upstream that has failed already waits for its time. A checkout that can't be moved, or
+    asked, is noted in the scene. Raises what is wrong with the project as it is there.
     """
     run, known = scene.run, scene.known
     place = source_of(scene.project, scene.settings)
@@ -48,12 +48,14 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
             return
         # Most of the time there is nothing new, and nothing worth a log.
         move = source.fetch(place, stop=stop, timeout=GIT_TIMEOUT, log=Log())
-    except source.Unreachable as error:
+    except source.SourceError as error:
         scene.unchecked[GIT] = error.message
+        if not isinstance(error, source.Unreachable):
+            scene.blocked = error
         return
-    failed = known.failed if known else None
+    held = known.held if known else None
     if move and not run.forced:
-        scene.held_back = failure.holds_back(failed, move.new, run.started)
+        scene.held_back = failure.holds_back(held, move.new, run.started)
     if not move or scene.held_back:
         return
     scene.open_log()
@@ -80,7 +82,11 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
 def reasons(scene: Scene) -> tuple[Reason, ...]:
     """Why the project is due as far as its checkout tells."""
     last = scene.known.commit if scene.known else ""
-    if not last or not scene.commit or last == scene.commit:
+    if not last or last == scene.commit:
+        # Not known, or not where the checkout was when it went forward just now.
+        last = scene.forwarded
+    if not last or not scene.commit or last == scene.commit or scene.blocked:
+        # What a person has half done there is no reason, and keeps nothing else from being one.
         return ()
     subject = f" ({scene.subject})" if scene.subject else ""
     return (Reason("source-moved", f"{last} → {scene.commit}{subject}"),)
@@ -143,8 +149,8 @@ def fail(scene: Scene, error: RbuildError) -> None:
     if known is None:
         return
     if isinstance(error, ProjectError):
-        known.failed = failure.failed(
-            known.failed,
+        known.held = failure.failed(
+            known.held,
             inputs="",
             bases={},
             commit=tried,
@@ -154,7 +160,7 @@ def fail(scene: Scene, error: RbuildError) -> None:
             now=time.time(),
             build_period=scene.settings.build_period,
         )
-        scene.outcome.retry = failure.next_try(known.failed)
+        scene.outcome.retry = failure.next_try(known.held)
     try:
         record.write(scene.folder, known)
     except StateError:

@@ -292,7 +292,10 @@ def rollback(**given: Any) -> None:
             )
         else:
             task = partial(byhand.roll_back, to=given["to"])
-            crew.work([project], run, report, jobs=1, task=task, lock_wait=given["lock_wait"])
+            crew.work(
+                [project], run, report, jobs=1, task=task, lock_wait=given["lock_wait"],
+                in_order=False,
+            )  # fmt: skip
         sys.exit(report.close())
 
 
@@ -428,21 +431,19 @@ def _look_closer(
     stop = Stop()
     stop.install()
     lookout = Lookout(run, stop, insecure)
-    try:
-        fresh, unsure = lookout.sort(rests, unsure)
-        for one in fresh:
-            report.add(one)
-        if unsure:
-            from rbuild import crew, refresh, removal
+    fresh, unsure = lookout.sort(rests, unsure)
+    for one in fresh:
+        report.add(one)
+    if unsure:
+        from rbuild import crew, refresh, removal
 
-            gc.enable()
-            task = removal.remove if given["remove_images"] else refresh.refresh
-            crew.work(
-                unsure, run, report, jobs=given["jobs"], task=task,
-                lock_wait=given["lock_wait"], stop=stop, lookout=lookout,
-            )  # fmt: skip
-    finally:
-        lookout.close()
+        gc.enable()
+        task = removal.remove if given["remove_images"] else refresh.refresh
+        crew.work(
+            unsure, run, report, jobs=given["jobs"], task=task,
+            lock_wait=given["lock_wait"], in_order=not given["remove_images"],
+            stop=stop, lookout=lookout,
+        )  # fmt: skip
 
 
 class _Report:

@@ -49,6 +49,8 @@ class Service:
     """A failed update does not take it back to its old image."""
     shares: tuple[str, ...] = ()
     """Services whose containers' namespaces its own containers live in."""
+    restarts_with: tuple[str, ...] = ()
+    """Services with which it is restarted (`depends_on: {restart: true}`)."""
     is_named: bool = False
     """Whether the compose file gives its image a name."""
 
@@ -184,6 +186,11 @@ def _service(
         has_image="provider" not in data,
         environment=data.get("environment"),
         stays_new=own.get("rollback") == "never",
+        restarts_with=tuple(
+            name
+            for name, one in (data.get("depends_on") or {}).items()
+            if isinstance(one, dict) and one.get("restart")
+        ),
         is_named=bool(data.get("image")),
         shares=tuple(
             value.removeprefix("service:")

@@ -43,6 +43,8 @@ class Context(NamedTuple):
     """Absolute."""
     dockerfile: str = ""
     """Absolute path of the Dockerfile, which may lie elsewhere; empty if it is inline."""
+    leave: tuple[str, ...] = ()
+    """Paths in it that are not looked at, nor what is below them."""
 
 
 def signature(context: Context, key: str) -> str:
@@ -55,7 +57,7 @@ def signature(context: Context, key: str) -> str:
     path, text = _ignore_file(context)
     digest = blake2b(key=bytes.fromhex(key), digest_size=16)
     digest.update(b"%d\0%s" % (len(text), text))
-    for name, info, what in _walk(context.root, Ignore(text, path)):
+    for name, info, what in _walk(context, Ignore(text, path)):
         if info is None:
             seen = what
         elif stat.S_ISREG(info.st_mode):
@@ -78,7 +80,7 @@ def contents(
     """
     path, text = _ignore_file(context)
     found: dict[str, list[Any]] = {}
-    for name, info, what in _walk(context.root, Ignore(text, path)):
+    for name, info, what in _walk(context, Ignore(text, path)):
         digest: str | None = what
         if info is None:
             found[name] = [0, 0, 0, 0, digest]
@@ -125,7 +127,7 @@ def changes(old: Mapping[str, list[Any]], new: Mapping[str, list[Any]]) -> list[
 _Found = tuple[str, os.stat_result | None, str]
 
 
-def _walk(root: str, ignore: Ignore) -> Iterator[_Found]:
+def _walk(context: Context, ignore: Ignore) -> Iterator[_Found]:
     """(path, stat, what else there is to it) of what BuildKit sends, always in the same order.
 
     What else: the target of a link, the number of a device, why a folder can't be listed; where
@@ -134,6 +136,7 @@ def _walk(root: str, ignore: Ignore) -> Iterator[_Found]:
     Without sockets: they become empty files there, and come and go with what listens on them.
     An excluded folder is there if something below it is (fsutil, filter.go).
     """
+    root = context.root
     hidden: dict[str, os.stat_result] = {}
     todo: list[tuple[str, os.stat_result | None]] = [("", None)]
     while todo:
@@ -153,6 +156,8 @@ def _walk(root: str, ignore: Ignore) -> Iterator[_Found]:
             yield folder, own, problem
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
+            if name in context.leave:
+                continue
             excluded = ignore.excludes(name)
             info = None
             what = ""

@@ -27,7 +27,7 @@ class Seen:
     """The build contexts as they are now."""
 
     entries: Mapping[str, list[str]]
-    """As a record keeps them: name → folder, Dockerfile, signature."""
+    """As a record keeps them: name → signature, folder, Dockerfile, and what is not looked at."""
     contents: Mapping[str, Contents]
     """By name, what each holds; those that could be told by their signature are as they were."""
     changed: tuple[str, ...] = ()
@@ -48,18 +48,31 @@ class Seen:
 def of(rendered: Mapping[str, Any]) -> dict[str, Context]:
     """The contexts of a rendered configuration that are folders here.
 
-    By service; a context with a name of its own (`additional_contexts`) goes by SERVICE:NAME.
+    By service; a context with a name of its own (`additional_contexts`) goes by SERVICE:NAME. Not
+    looked at are `.git`, which every fetch changes, and what the project's services mount from
+    there: that is data, not what is built.
     """
     found: dict[str, Context] = {}
+    mounts = [
+        mount["source"]
+        for service in (rendered.get("services") or {}).values()
+        for mount in service.get("volumes") or ()
+        if mount.get("type") == "bind" and mount.get("source")
+    ]
+
+    def place(root: str, dockerfile: str = "") -> Context:
+        below = (os.path.relpath(one, root) for one in mounts if one.startswith(root + os.sep))
+        return Context(root, dockerfile, tuple(sorted({".git", *below})))
+
     for service, one in (rendered.get("services") or {}).items():
         build = one.get("build")
         if not build:
             continue
         if is_local_context(build.get("context", "")):
-            found[service] = Context(build["context"], dockerfile_of(build))
+            found[service] = place(build["context"], dockerfile_of(build))
         for name, folder in (build.get("additional_contexts") or {}).items():
             if is_local_context(str(folder)):
-                found[f"{service}:{name}"] = Context(str(folder))
+                found[f"{service}:{name}"] = place(str(folder))
     return found
 
 
@@ -71,10 +84,11 @@ def look(rendered: Mapping[str, Any], known: Record | None, folder: str, key: st
     there = of(rendered)
     # Signatures come before what they stand for is read: a change in between shows next time.
     entries = {
-        name: [one.root, one.dockerfile, context.signature(one, key)] for name, one in there.items()
+        name: [context.signature(one, key), one.root, one.dockerfile, *one.leave]
+        for name, one in there.items()
     }
     before = known.contexts if known else {}
-    old = _read(folder) if before else {}
+    old = _read(folder, before) if before else {}
     contents: dict[str, Contents] = {}
     changed: list[str] = []
     services: set[str] = set()
@@ -97,19 +111,40 @@ def look(rendered: Mapping[str, Any], known: Record | None, folder: str, key: st
 def remember(folder: str, known: Record, seen: Seen) -> None:
     """Let a record know these contexts; what they hold goes to disk first. Raises StateError."""
     if known.contexts != seen.entries:
-        record.write_private(os.path.join(folder, _FILE), json.dumps(dict(seen.contents)))
+        held = {
+            name: {"signature": one[0], "contents": seen.contents[name]}
+            for name, one in seen.entries.items()
+        }
+        record.write_private(os.path.join(folder, _FILE), json.dumps(held))
     known.contexts = {name: list(one) for name, one in seen.entries.items()}
 
 
-def _read(folder: str) -> dict[str, Contents]:
+def is_new(known: Record) -> bool:
+    """Whether a context looks different, at first sight, from what a record has of it.
+
+    Raises InputError.
+    """
+    return any(
+        context.signature(Context(root, dockerfile, tuple(leave)), known.key) != was
+        for was, root, dockerfile, *leave in known.contexts.values()
+    )
+
+
+def _read(folder: str, entries: Mapping[str, list[str]]) -> dict[str, Contents]:
+    """What the contexts held, where that is what the record means; a run may have been killed
+    between the two."""
     try:
         with open(os.path.join(folder, _FILE), encoding="utf-8") as file:
             data = json.load(file)
-    except (OSError, ValueError, RecursionError):
+        return {
+            name: one["contents"]
+            for name, one in data.items()
+            if name in entries
+            and one["signature"] == entries[name][0]
+            and all(map(_is_entry, one["contents"].values()))
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-    if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
-        return {}
-    return {name: one for name, one in data.items() if all(map(_is_entry, one.values()))}
 
 
 def _is_entry(entry: Any) -> bool:

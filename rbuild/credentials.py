@@ -108,13 +108,13 @@ def docker_config(
     finally:
         # What cannot be removed now is private, and removed by the next run.
         with suppress(OSError):
-            _remove(folder)
+            remove(folder)
 
 
 def _lay_out(folder: str, home: str) -> None:
     """Make a private folder with links to all in Docker's but its configuration."""
     try:
-        _remove(folder)
+        remove(folder)
         os.mkdir(folder, 0o700)
         for name in os.listdir(home) if os.path.isdir(home) else ():
             if name != "config.json":
@@ -125,7 +125,8 @@ def _lay_out(folder: str, home: str) -> None:
         ) from None
 
 
-def _remove(folder: str) -> None:
+def remove(folder: str) -> None:
+    """Remove what `docker_config` makes, or what a killed run has left of it."""
     import shutil
 
     try:

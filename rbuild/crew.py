@@ -43,6 +43,7 @@ def work(
     jobs: int,
     task: Task = refresh,
     lock_wait: float = 0.0,
+    in_order: bool = True,
     stop: Stop | None = None,
     lookout: Lookout | None = None,
 ) -> None:
@@ -52,7 +53,8 @@ def work(
     given.
 
     Projects in one folder share its lock, so they are worked one after another. Who builds an
-    image is worked before who rests on it; those that rest on each other in a circle are not.
+    image is worked before who rests on it, and those that build upon each other in a circle are
+    not, if it is to be done `in_order`.
     """
     if stop is None:
         stop = Stop()
@@ -75,7 +77,7 @@ def work(
 
     def one(project: Project, before: Sequence[str]) -> None:
         # They were handed out earlier, so each is done or at work.
-        wait([working[each] for each in before])
+        wait([working[each] for each in before if each in working])
         with homes[project.home]:
             if stop.signum and claimed:
                 return
@@ -87,7 +89,10 @@ def work(
                 with guard:
                     listener.add(outcome)
 
-    ordered, waits = _in_order(projects, run, stop, listener)
+    ordered = list(projects)
+    waits: dict[str, list[str]] = {one.spelling: [] for one in projects}
+    if in_order:
+        ordered, waits = _in_order(projects, run, stop, listener)
     if not ordered:
         return
     with ThreadPoolExecutor(max_workers=min(jobs, len(homes))) as pool:
@@ -111,16 +116,15 @@ def _in_order(
     nodes = sequence.nodes(
         projects, run, lambda one: load(one, connect(stop, None, ()), run.store, run.environ)
     )
-    waits = sequence.waits(nodes)
-    order, circles = sequence.arrange(waits)
+    order, circles, waits = sequence.order(nodes)
     by_spelling = {project.spelling: project for project in projects}
     for circle in circles:
         names = " → ".join(nodes[key].name for key in [*circle, circle[0]])
         for key in circle:
             if key in by_spelling:
                 error = ProjectError(
-                    f"projects rest on each other's images in a circle: {names}",
-                    hint="look at the FROM lines of their Dockerfiles, and at `image:`",
+                    f"projects build upon each other's images in a circle: {names}",
+                    hint="look at the FROM lines of their Dockerfiles",
                 )
                 listener.add(
                     Outcome(nodes[key].name, by_spelling[key].path, "failed",

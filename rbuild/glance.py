@@ -52,7 +52,7 @@ def glance(project: Project, run: Run) -> Fresh | None:
         except RbuildError:
             continue
         view = known.views.get(project.spelling) if known else None
-        if known is None or view is None or known.untidy or known.failed:
+        if known is None or view is None or known.untidy or known.failed or known.held:
             continue
         settings = _unchanged(known, view, run)
         if settings is None:

@@ -93,6 +93,9 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     content = fingerprint.content_files(rendered)
     late = fingerprint.signature(content, (), environ, key)
     digests = fingerprint.digests(rendered, target.folder, project.home, key)
+    if "up" in own_settings and not own_settings["up"].value:
+        # Compose knows nothing of it, and it decides what an update is.
+        digests["x-rbuild: {up: false}"] = record.keyed_digest(key, b"false")
     view = {
         "paths": {**late["paths"], **early["paths"]},
         "variables": early["variables"],

@@ -21,7 +21,7 @@ from rbuild.glance import Fresh, Run
 from rbuild.moves import Made, Moves, Sighting
 from rbuild.project import Project
 from rbuild.record import Record
-from rbuild.reference import familiar, registry_of
+from rbuild.reference import familiar, qualified, registry_of
 from rbuild.report import Outcome
 from rbuild.settings import Settings
 from rbuild.staleness import TOLERANCE
@@ -54,17 +54,16 @@ class Lookout:
         self._registries: Registries | None = None
         self._seen: dict[str, Sighting] = {}
         self._new: dict[str, Sighting] = {}
-        self._is_news = False
         self._late: dict[str, float] = {}
-        self._makers: dict[str, tuple[str, Made]] | None = None
+        self._living: list[tuple[str, Record]] | None = None
 
     def prefetch(self, projects: Iterable[tuple[Record, Settings, str]]) -> None:
         """Ask at once for all that these projects (with their state folders) rest on."""
-        wanted = [
-            (moves.asked(known.rests, settings, self.makers(folder)), settings)
+        self._ask(
+            (name, settings, known.finished_at)
             for known, settings, folder in projects
-        ]
-        self._ask([(name, settings) for names, settings in wanted for name in names])
+            for name in moves.asked(known.rests, settings, self.makers(folder))
+        )
 
     def moves(self, known: Record | None, settings: Settings, folder: str) -> Moves:
         """What has moved under a project."""
@@ -72,15 +71,22 @@ class Lookout:
             return Moves()
         makers = self.makers(folder)
         names = moves.asked(known.rests, settings, makers)
-        seen = self.sight(names, settings)
+        seen = self.sight(names, settings, known.finished_at)
         return moves.compare(known.rests, settings, seen, makers, time.time())
 
-    def sight(self, names: Iterable[str], settings: Settings) -> dict[str, Sighting]:
-        """What registries say of these images, asked for where that is due."""
+    def sight(
+        self, names: Iterable[str], settings: Settings, since: float = 0.0
+    ) -> dict[str, Sighting]:
+        """What registries say of these images, asked for where that is due.
+
+        What was last asked before `since` (epoch seconds), when an update has taken what there
+        was, is no evidence: it is left out where it can't be asked again in this run.
+        """
         names = [*names]
-        self._ask([(name, settings) for name in names])
+        self._ask((name, settings, since) for name in names)
         with self._guard:
-            return {name: self._seen[_key(name, settings)] for name in names}
+            seen = {name: self._seen[_key(name, settings)] for name in names}
+        return {name: one for name, one in seen.items() if one.asked >= since}
 
     def recall(self, known: Record, settings: Settings, folder: str) -> Moves:
         """What has moved under a project by what is remembered; nobody is asked.
@@ -95,36 +101,34 @@ class Lookout:
             name: memory.seen[key]
             for name in moves.asked(known.rests, settings, makers)
             if (key := _key(name, settings)) in memory.seen
+            and memory.seen[key].asked >= known.finished_at
         }
         found = moves.compare(known.rests, settings, seen, makers, time.time())
         told = _read(os.path.join(folder, _FILE)).get("told", {})
         return found._replace(unchecked={**told, **found.unchecked})
 
     def makers(self, folder: str) -> dict[str, Made]:
-        """The images that other projects here have built, by qualified name."""
+        """The images that other projects here have built, by qualified name.
+
+        Not of projects that rest on what this one builds: the two would follow each other for ever.
+        """
         with self._guard:
-            if self._makers is None:
-                self._makers = {}
-                for other in self._run.store.all():
-                    try:
-                        known = record.read(other)
-                    except RbuildError:
-                        continue
-                    if known and any(map(os.path.exists, known.files)):
-                        for name, identity in known.makes.items():
-                            self._makers[name] = (other, Made(identity, known.name))
-            return {name: made for name, (other, made) in self._makers.items() if other != folder}
+            if self._living is None:
+                self._living = record.living(self._run.store)
+            own = next((known for other, known in self._living if other == folder), None)
+            builds = frozenset(own.builds if own else ())
+            files = own.files if own else None
+            return {
+                name: Made(identity, known.name)
+                for other, known in self._living
+                if other != folder and known.files != files and not builds & _rests_on(known)
+                for name, identity in known.makes.items()
+            }
 
     def forget_makers(self) -> None:
         """A project was updated: what it builds may be new."""
         with self._guard:
-            self._makers = None
-
-    def close(self) -> None:
-        """Remember what was found out."""
-        late = self._registries.not_before if self._registries else {}
-        if not self._run.dry_run and (self._is_news or (late and late != self._late)):
-            sightings.remember(self._run.store.root, self._new, late)
+            self._living = None
 
     # A project that is fresh by its record
 
@@ -220,8 +224,8 @@ class Lookout:
             raise source.Unreachable(error)
         return False
 
-    def tell(self, outcome: Outcome, found: Moves, folder: str) -> None:
-        """Put into the outcome what waits and what could not be checked.
+    def tell(self, outcome: Outcome, found: Moves, folder: str) -> Collection[str]:
+        """Put into the outcome what waits and what could not be checked; gives what of that is new.
 
         A project that is fresh but for what could not be checked is deferred: nobody knows.
         """
@@ -231,7 +235,12 @@ class Lookout:
         path = os.path.join(folder, _FILE)
         before = _read(path)
         known: dict[str, str] = before.get("told", {})
-        new = {name: why for name, why in found.unchecked.items() if name not in known}
+        new = {
+            name: why
+            for name, why in found.unchecked.items()
+            # A checkout's words say what a person has to do; those of registries may vary.
+            if name not in known or (name == GIT and known[name] != why)
+        }
         gone = [familiar(name) for name in known if name not in found.unchecked]
         outcome.unchecked = tuple(moves.told(found.unchecked))
         outcome.warnings += tuple(moves.told(new))
@@ -241,21 +250,23 @@ class Lookout:
             outcome.outcome = "deferred"
         if (new or gone) and not self._run.dry_run:
             _write(path, {**before, "told": dict(found.unchecked)})
+        return new
 
     # Registries
 
-    def _ask(self, wanted: Iterable[tuple[str, Settings]]) -> None:
+    def _ask(self, wanted: Iterable[tuple[str, Settings, float]]) -> None:
         with self._guard:
             questions: dict[str, tuple[str, Settings]] = {}
             now = time.time()
-            for name, settings in wanted:
+            for name, settings, since in wanted:
                 key = _key(name, settings)
                 if key in self._new:
                     continue
                 if self._memory is None:
                     self._memory = sightings.read(self._run.store.root)
                 old = self._memory.seen.get(key)
-                if old and _is_recent(old.asked, settings.check_period, now):
+                recent = old and _is_recent(old.asked, settings.check_period, now)
+                if old and recent and old.asked >= since:
                     self._seen[key] = old
                 else:
                     questions.setdefault(key, (name, settings))
@@ -280,6 +291,7 @@ class Lookout:
             login = settings.logins.get(registry_of(name))
             questions[key] = Question(name, Login(*login) if login else None)
         answers = self._registries.ask(questions.values())
+        is_news = self._registries.not_before != self._late
         for key, question in questions.items():
             answer = answers[question]
             old = self._memory.seen.get(key)
@@ -288,7 +300,10 @@ class Lookout:
             # A question that says nothing new is worth no write, if nobody counts by it.
             same = old is not None and new[:2] == old[:2] and new.error == old.error
             counts = wanted[key][1].check_period or not old or new.asked - old.asked > _DAY
-            self._is_news |= bool(not same or counts)
+            is_news |= bool(not same or counts)
+        if is_news and not self._run.dry_run:
+            # At once: what another run learns meanwhile must not be overwritten at our end.
+            sightings.remember(self._run.store.root, self._new, self._registries.not_before)
 
 
 def source_of(project: Project, settings: Settings) -> Source:
@@ -297,6 +312,12 @@ def source_of(project: Project, settings: Settings) -> Source:
 
     git = settings.git
     return Source(project.target.folder, git.get("remote", ""), git.get("branch", ""))
+
+
+def _rests_on(known: Record) -> frozenset[str]:
+    """Qualified names of all that a project builds upon or runs."""
+    images = {qualified(one["reference"]) for one in known.services.values() if "reference" in one}
+    return frozenset(images | {*known.bases})
 
 
 def _key(name: str, settings: Settings) -> str:
@@ -313,15 +334,12 @@ def _is_context_new(known: Record, settings: Settings) -> bool:
     """Whether a build context looks different, at first sight, from what was last seen."""
     if "context" not in settings.check:
         return False
-    from rbuild import context
+    from rbuild import contexts
 
     if not known.contexts:
         return bool(known.builds)
     try:
-        return any(
-            context.signature(context.Context(folder, file), known.key) != was
-            for folder, file, was in known.contexts.values()
-        )
+        return contexts.is_new(known)
     except RbuildError:
         # The closer look says what is wrong.
         return True

@@ -187,7 +187,12 @@ def told(unchecked: Mapping[str, str]) -> list[str]:
     by_error: dict[str, list[str]] = {}
     for name, error in unchecked.items():
         by_error.setdefault(error, []).append(familiar(name))
-    return [f"not checked: {several(names)}: {error}" for error, names in by_error.items()]
+    return [f"{told_of(several(names))}{error}" for error, names in by_error.items()]
+
+
+def told_of(what: str) -> str:
+    """How a line begins that tells why something is not checked."""
+    return f"not checked: {what}: "
 
 
 def several(names: list[str]) -> str:

@@ -31,7 +31,7 @@ class Plan:
     bases: tuple[str, ...]
     """External images that the builds rest on, fully qualified."""
     left: Mapping[str, str]
-    """Services that are left as they are: `manual`, `paused` or `stopped`."""
+    """Services that are left as they are: `manual`, `paused`, `stopped` or `unmoved`."""
     scales: Mapping[str, int]
     """Scales set by hand."""
     local: tuple[str, ...] = ()
@@ -246,7 +246,8 @@ def make(
 
 def is_pulled(service: Service) -> bool:
     """Whether an update pulls a service's image though one is here."""
-    return not service.build and service.has_image and _wants_pull(service, present=True)
+    own = not service.build and service.has_image and bool(service.scale)
+    return own and _wants_pull(service, present=True)
 
 
 def _push(configuration: Configuration, bases: Bases) -> list[Step]:

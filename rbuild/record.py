@@ -52,12 +52,11 @@ class Record:
     """Names of the images that this project's services build."""
     bases: list[str] = field(default_factory=list)
     rests: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """What the last good update was made on, by kind (see `moves`): qualified name → the digests
-    and the ID under which that image is known."""
+    """What the last good update was made on, by kind: qualified name → as `moves` has it."""
     makes: dict[str, str] = field(default_factory=dict)
     """Qualified name of each image that this project's services build → its ID by then."""
     contexts: dict[str, list[str]] = field(default_factory=dict)
-    """Build contexts as they were last seen unchanged: name → folder, Dockerfile, signature."""
+    """Build contexts as they were last seen unchanged (see `contexts`)."""
     commit: str = ""
     """The commit of the git checkout that the last good update was made from."""
     forwarded: str = ""
@@ -74,6 +73,9 @@ class Record:
     """Set until what an update left over is removed."""
     failed: dict[str, Any] | None = None
     """The update that failed last, as long as nothing else succeeded (see `failure`)."""
+    held: dict[str, Any] | None = None
+    """The same of a commit that the checkout was taken back from: it waits apart, for what the
+    checkout is at may fail, or be updated well, meanwhile."""
     underway: dict[str, Any] | None = None
     """Set while an update is at work (see `underway`)."""
 
@@ -81,6 +83,14 @@ class Record:
     def built_at(self) -> float:
         """`built` in epoch seconds; 0 if the project was never updated."""
         return datetime.fromisoformat(self.built).timestamp() if self.built else 0.0
+
+    @property
+    def finished_at(self) -> float:
+        """`finished` in epoch seconds; 0 if that isn't known."""
+        try:
+            return datetime.fromisoformat(self.finished).timestamp() if self.finished else 0.0
+        except ValueError:
+            return 0.0
 
 
 def stamp(when: float) -> str:
@@ -140,6 +150,25 @@ class Store:
         except OSError:
             return []
         return [os.path.join(self._projects, name) for name in names]
+
+
+def living(store: Store) -> list[tuple[str, Record]]:
+    """Every record whose project is still there, with its folder, oldest update first.
+
+    Of several of the same files (a project was renamed), only the one updated last.
+    """
+    found: dict[tuple[str, ...], tuple[str, Record]] = {}
+    for folder in store.all():
+        try:
+            known = read(folder)
+        except StateError:
+            continue
+        if known is None or not any(map(os.path.exists, known.files)):
+            continue
+        files = tuple(known.files)
+        if files not in found or found[files][1].built_at < known.built_at:
+            found[files] = (folder, known)
+    return sorted(found.values(), key=lambda one: one[1].built_at)
 
 
 def read(folder: str) -> Record | None:
@@ -271,7 +300,7 @@ def _check(record: Record) -> None:
             raise TypeError("rests")
         if not all(type(text) is str for one in lists.values() for text in one):
             raise TypeError("rests")
-    if not all(len(one) == 3 for one in record.contexts.values()):
+    if not all(len(one) >= 3 for one in record.contexts.values()):
         raise ValueError("contexts")
     if not all(type(one) is str for one in record.makes.values()):
         raise TypeError("makes")
@@ -288,23 +317,24 @@ def _check(record: Record) -> None:
         raise TypeError("underway")
     if underway.get("touched"):
         _moment(underway["since"])
-    failed = record.failed
-    if failed is not None:
-        if (
-            not all(type(failed[part]) is str for part in _FAILED)
-            or type(failed["tries"]) is not int
-        ):
+    for failed in (record.failed, record.held):
+        if failed is not None:
+            _check_failure(failed)
+
+
+def _check_failure(failed: Mapping[str, Any]) -> None:
+    if not all(type(failed[part]) is str for part in _FAILED) or type(failed["tries"]) is not int:
+        raise TypeError("failed")
+    if not all(type(one) is str for one in failed["bases"].values()):
+        raise TypeError("failed")
+    for digests in failed.get("digests", {}).values():
+        if type(digests) is not list or not all(type(one) is str for one in digests):
             raise TypeError("failed")
-        if not all(type(one) is str for one in failed["bases"].values()):
-            raise TypeError("failed")
-        for digests in failed.get("digests", {}).values():
-            if type(digests) is not list or not all(type(one) is str for one in digests):
-                raise TypeError("failed")
-        if type(failed.get("commit", "")) is not str:
-            raise TypeError("failed")
-        _moment(failed["when"])
-        if failed["next"]:
-            _moment(failed["next"])
+    if type(failed.get("commit", "")) is not str:
+        raise TypeError("failed")
+    _moment(failed["when"])
+    if failed["next"]:
+        _moment(failed["next"])
 
 
 def _moment(text: str) -> None:
@@ -319,7 +349,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "builds": (list,), "bases": (list,), "local": (list,), "superseded": (list,),
     "rests": (dict,), "makes": (dict,), "contexts": (dict,), "commit": (str,), "forwarded": (str,),
     "configuration": (str,), "taken": (int,), "untidy": (bool,),
-    "failed": (dict, type(None)), "underway": (dict, type(None)),
+    "failed": (dict, type(None)), "held": (dict, type(None)), "underway": (dict, type(None)),
 }  # fmt: skip
 _TEXTS = ("since", "step", "generation", "inputs", "error", "going", "commit")
 _LISTS = ("stopped", "failing", "superseded", "services", "after", "stay", "leave", "bases")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from rbuild import (
     bases,
     checkout,
     contexts,
+    credentials,
     failure,
     generation,
     keeping,
@@ -44,11 +45,12 @@ from rbuild.errors import (
 )
 from rbuild.glance import Run
 from rbuild.loading import Loaded, load, remember_view
+from rbuild.lookout import GIT
 from rbuild.plan import Plan
 from rbuild.process import Log
 from rbuild.project import Project
 from rbuild.record import Record
-from rbuild.reference import qualified
+from rbuild.reference import is_listed, qualified
 from rbuild.report import Outcome
 from rbuild.scene import Means, Scene
 from rbuild.settings import from_json
@@ -106,6 +108,9 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
                 lambda line: means.tell(outcome.name, line, False)),
         held=held, loaded=loaded, changed=loaded.changed,
     )  # fmt: skip
+    if not run.dry_run and os.path.lexists(scene.docker_config):
+        # A killed run has left a password there.
+        credentials.remove(scene.docker_config)
     try:
         _work(scene, loaded)
     finally:
@@ -153,11 +158,15 @@ def _work(scene: Scene, loaded: Loaded) -> None:
 def _decide_and_update(scene: Scene, resumes: bool) -> None:
     run, outcome, loaded = scene.run, scene.outcome, scene.loaded
     assert loaded
-    _look_around(scene)
+    new = _look_around(scene)
     decision = _decide(scene)
     outcome.reasons, outcome.due = decision.reasons, decision.due
     _finish_cleaning(scene)
     if not resumes:
+        if scene.blocked and GIT in new and not decision.stale:
+            mine = tuple(one for one in outcome.warnings if not one.startswith(moves.told_of(GIT)))
+            outcome.warnings = mine
+            raise scene.blocked
         _respect_failure(scene, loaded, stale=decision.stale)
         if scene.known is not None and not decision.stale:
             _learn(scene.known, scene, loaded)
@@ -183,15 +192,17 @@ def _decide_and_update(scene: Scene, resumes: bool) -> None:
     attempt.take(scene, loaded, made, kept, resumed=resumes)
 
 
-def _look_around(scene: Scene) -> None:
-    """What has moved under the project, and what could not be asked."""
-    settings, lookout = scene.settings, scene.means.lookout
-    if lookout:
-        scene.moves = lookout.moves(scene.known, settings, scene.folder)
-        unchecked = {**scene.moves.unchecked, **scene.unchecked}
-        scene.moves = scene.moves._replace(unchecked=unchecked)
-        if scene.known or unchecked:
-            lookout.tell(scene.outcome, scene.moves, scene.folder)
+def _look_around(scene: Scene) -> Collection[str]:
+    """What has moved under the project, and what could not be asked; gives what of that is new."""
+    lookout = scene.means.lookout
+    if lookout is None:
+        return ()
+    scene.moves = lookout.moves(scene.known, scene.settings, scene.folder)
+    unchecked = {**scene.moves.unchecked, **scene.unchecked}
+    scene.moves = scene.moves._replace(unchecked=unchecked)
+    if scene.known is None and not unchecked:
+        return ()
+    return lookout.tell(scene.outcome, scene.moves, scene.folder)
 
 
 def _decide(scene: Scene) -> staleness.Decision:
@@ -209,10 +220,10 @@ def _decide(scene: Scene) -> staleness.Decision:
 def _respect_failure(scene: Scene, loaded: Loaded, *, stale: bool) -> None:
     """Raise Deferred for an update that failed before and whose time has not come."""
     failed = scene.known.failed if scene.known else None
-    if not failed or scene.run.forced:
-        return
     if scene.held_back and not stale:
         _put_off(scene, scene.held_back)
+    if not failed or scene.run.forced:
+        return
     if not stale and failed["kind"] != failure.LEFT:
         # The files are again what runs.
         return
@@ -252,6 +263,7 @@ def _learn(known: Record, scene: Scene, loaded: Loaded) -> None:
         contexts.remember(scene.folder, known, scene.contexts)
     if scene.commit and not known.commit:
         known.commit = scene.commit
+    known.held = scene.still_held()
     if scene.moves.unknown:
         scene.info = scene.info or scene.engine.check()
         made, _ = _plan(scene, loaded)
@@ -299,7 +311,13 @@ def _plan(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
     limited = _is_limited(scene)
     if limited:
         services_changed = scene.contexts.services if scene.contexts else ()
-        touched = bases.concerned(configuration, needs, scene.moves.moved, services_changed)
+        touched = bases.concerned(
+            configuration,
+            needs if not unbuilt else bases.find(configuration, _read_file, info.platform),
+            scene.moves.moved,
+            services_changed,
+            [qualified(one) for one in scene.settings.watch],
+        )
         unmoved = plan.leave_unmoved(configuration, containers, touched)
         left = {**unmoved, **left}
         # What isn't there at all comes along, from the image that is here if there is one.
@@ -381,11 +399,18 @@ def _cool_down(
         qualified(one.image) for one in configuration.services.values() if plan.is_pulled(one)
     ]
     gone = {name for one in rests.values() for name, known in one.items() if not moves.given(known)}
-    names = [one for one in dict.fromkeys(names) if "@" not in one and one not in gone]
+    gone |= lookout.makers(scene.folder).keys()
+    names = [
+        one
+        for one in dict.fromkeys(names)
+        if "@" not in one and one not in gone and not is_listed(one, settings.ignore)
+    ]
     seen = lookout.sight(names, settings)
     now = time.time()
     held = moves.held(rests, names, seen, settings.min_age, now)
     digests = {name: one.digest for name, one in seen.items() if not one.error and one.digest}
+    stays = {name: seen[name].error for name in held if seen[name].error}
+    scene.outcome.warnings += tuple(f"{line}; not taken anew" for line in moves.told(stays))
     return frozenset(held), {**digests, **held}
 
 

@@ -92,6 +92,8 @@ def results(outcomes: Sequence[Outcome], verbose: int, quiet: bool) -> list[str]
         elif one.outcome == "fresh" and verbose:
             lines.append(f"{one.name}: fresh until {stamp(one.due)[:16]}Z; --force-rebuild updates "
                          "it now")  # fmt: skip
+        elif one.outcome == "deferred" and verbose:
+            lines += [f"{one.name}: {text}" for text in one.unchecked]
         if verbose or one.outcome == "planned":
             lines += [f"{one.name}: note: {short_digests(note)}" for note in one.notes]
     return lines
@@ -101,6 +103,9 @@ def problems(one: Outcome, terminal: bool) -> list[tuple[int, str]]:
     """Lines for stderr, each with its syslog priority. A deferred project is told to a terminal."""
     lines = [(4, f"{one.name}: warning: {warning}") for warning in one.warnings]
     lines += [(5, f"{one.name}: {text}") for text in one.news]
+    if terminal:
+        untold = [text for text in one.unchecked if text not in one.warnings]
+        lines += [(5, f"{one.name}: {text}") for text in untold]
     error = one.error
     if error is None or (one.outcome == "deferred" and not terminal):
         return lines

@@ -38,6 +38,20 @@ def found(
     }
 
 
+def accept(rests: Found, old: Mapping[str, Mapping[str, list[str]]], moved: moves.Moves) -> None:
+    """Add to `rests` what was the reason of an update that has just succeeded.
+
+    Whatever it has pulled or left alone: the same must not be a reason again. `old` is what was
+    known before.
+    """
+    for name in moved.moved:
+        digest = moved.digests[name]
+        for kind in old:
+            known = rests.get(kind, {}).get(name) or old[kind].get(name)
+            if known and digest not in known and moves.MADE + digest not in known:
+                rests.setdefault(kind, {})[name] = [*known, digest]
+
+
 def makers(scene: Scene) -> Mapping[str, moves.Made]:
     """The images that other projects here have built, as their records have it."""
     lookout = scene.means.lookout

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rbuild import contexts, hook, logs
 from rbuild.contexts import Seen
@@ -14,7 +16,7 @@ from rbuild.errors import RbuildError
 from rbuild.failure import Waiting
 from rbuild.glance import Run
 from rbuild.loading import Loaded
-from rbuild.lookout import Lookout
+from rbuild.lookout import GIT, Lookout
 from rbuild.moves import Moves
 from rbuild.process import Log, Stop
 from rbuild.project import Project
@@ -77,6 +79,8 @@ class Scene:
     """Whether the checkout was put back."""
     begun: bool = False
     """Whether the steps of an update have begun: from then on `undo` knows what to do."""
+    blocked: RbuildError | None = None
+    """Why its checkout can't be moved, until a person has put it right."""
     held_back: Waiting | None = None
     """Why the checkout is not fast-forwarded, though its upstream is ahead."""
     more: list[Reason] = field(default_factory=list)
@@ -99,6 +103,11 @@ class Scene:
     def clock_ahead(self) -> float:
         """Seconds that the engine's clock is ahead of ours."""
         return self.info.clock_ahead if self.info else 0.0
+
+    @property
+    def docker_config(self) -> str:
+        """Where Docker's configuration lies while an update needs logins of the project's own."""
+        return os.path.join(self.folder, "docker-config")
 
     @property
     def contexts(self) -> Seen | None:
@@ -127,6 +136,11 @@ class Scene:
     def calm_engine(self) -> Engine:
         """An engine that no signal stops: for what must come to its end."""
         return self.means.connect(Stop(), self.log, self.held)
+
+    def still_held(self) -> dict[str, Any] | None:
+        """The failure of a commit that waits, unless the upstream has gone on."""
+        goes_on = self.commit and not self.held_back and GIT not in self.unchecked
+        return None if goes_on or self.known is None else self.known.held
 
     def open_log(self) -> None:
         """Something is about to be done: make room for this run's log. Raises StateError."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -19,15 +18,32 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Node(NamedTuple):
-    """A project as far as its order matters: qualified names of what it builds and rests on."""
+    """A project as far as its order matters: qualified names of what it builds, of what its
+    builds rest on, and of what it runs as somebody else has built it."""
 
     name: str
     makes: frozenset[str] = frozenset()
     rests: frozenset[str] = frozenset()
+    runs: frozenset[str] = frozenset()
+
+
+def order(nodes: Mapping[Key, Node]) -> tuple[list[Key], list[list[Key]], dict[Key, list[Key]]]:
+    """All that can be worked, in order; circles; and for each whom it waits for.
+
+    Only builds that rest on each other make a circle. Who runs what another builds comes after it
+    where that is no circle.
+    """
+    builds = waits(nodes)
+    _, circles = arrange(builds)
+    both = waits({key: node._replace(rests=node.rests | node.runs) for key, node in nodes.items()})
+    _, mutual = arrange(both)
+    turning = {key for circle in mutual for key in circle}
+    wait = {key: builds[key] if key in turning else both[key] for key in nodes}
+    return arrange(wait)[0], circles, wait
 
 
 def waits(nodes: Mapping[Key, Node]) -> dict[Key, list[Key]]:
-    """For each, those that build what it rests on."""
+    """For each, those that build what its builds rest on."""
     makers: dict[str, list[Key]] = {}
     for key, node in nodes.items():
         for name in node.makes:
@@ -136,14 +152,8 @@ def nodes(
             except RbuildError:
                 pass
         found[project.spelling] = node
-    for folder in recorded:
-        if folder in mine:
-            continue
-        try:
-            other = record.read(folder)
-        except RbuildError:
-            continue
-        if other and any(map(os.path.exists, other.files)):
+    for folder, other in record.living(run.store):
+        if folder not in mine:
             found[folder] = of_record(other)
     return found
 
@@ -152,7 +162,7 @@ def of_record(known: Record) -> Node:
     """A project by its record."""
     makes = frozenset(known.builds)
     images = {qualified(one["reference"]) for one in known.services.values() if "reference" in one}
-    return Node(known.name, makes, frozenset((images | {*known.bases}) - makes))
+    return Node(known.name, makes, frozenset(known.bases) - makes, frozenset(images) - makes)
 
 
 def of_configuration(configuration: Configuration) -> Node:
@@ -167,7 +177,8 @@ def of_configuration(configuration: Configuration) -> Node:
     return Node(
         configuration.name,
         makes,
-        frozenset((images | {qualified(one.reference) for one in needs}) - makes),
+        frozenset(qualified(one.reference) for one in needs) - makes,
+        frozenset(images) - makes,
     )
 
 

@@ -61,8 +61,10 @@ EXTENTS = ("all", "moved")
 def checks(text: str) -> tuple[str, ...]:
     """Kinds of checks, in the order of CHECKS: `base,git`, or `none`, or `all`. Raises BadValue."""
     words = [word.strip() for word in text.split(",")]
-    if words in (["none"], ["all"]):
-        return CHECKS if words == ["all"] else ()
+    if words == ["none"]:
+        return ()
+    if "all" in words:
+        return CHECKS
     for word in words:
         if word not in CHECKS:
             raise BadValue(f"{word!r} is no check: give some of {', '.join(CHECKS)}, all or none")
@@ -446,6 +448,9 @@ def _login(registry: Any, value: Any, folder: str) -> tuple[str, str]:
     for key in LOGIN_KEYS:
         if not isinstance(value[key], str) or not value[key].strip():
             raise BadValue(f"{key}: {_as_yaml(value[key])} is no text")
+    if registry != registry.lower() or registry == "index.docker.io":
+        right = "docker.io" if registry == "index.docker.io" else registry.lower()
+        raise BadValue(f"images of it are known as {right}/…: name it so")
     path = os.path.expanduser(value["password-file"])
     return value["username"], os.path.normpath(os.path.join(folder, path))
 

@@ -85,7 +85,9 @@ def remember(root: str, new: Mapping[str, Sighting], not_before: Mapping[str, fl
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         whole = read(root)
-        whole.seen.update(new)
+        for name, one in new.items():
+            if name not in whole.seen or whole.seen[name].asked <= one.asked:
+                whole.seen[name] = one
         newest = max((one.asked for one in new.values()), default=0.0)
         seen = {name: one for name, one in whole.seen.items() if newest - one.asked < _FORGET}
         late = {**whole.not_before, **not_before}

@@ -161,7 +161,7 @@ def _stand(project: Project, run: Run) -> Standing:
                 for kind, detail in decision.reasons
             ),
             due=decision.due,
-            failure=known.failed,
+            failure=known.failed or known.held,
             moves=found,
         )
     require_compose_file(project, run.environ)

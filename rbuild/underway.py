@@ -144,7 +144,7 @@ class Underway:
         self._note["touched"], self._is_left = False, True
         return self._save(self.base)
 
-    def leave_untouched(self, failed: dict[str, Any]) -> None:
+    def leave_untouched(self, failed: dict[str, Any] | None) -> None:
         """No container was touched. An earlier update that was left in need still is."""
         before = self.base.underway or {}
         self.base.failed = failed

@@ -59,7 +59,7 @@ def undo(
             _tell_failure(scene, "failed", error, note)
         else:
             failed = _failed(scene, note, engine, error, failure.UNTOUCHED)
-            note.leave_untouched({**failed, "commit": tried if scene.restored else ""})
+            note.leave_untouched(_place(scene, note, failed, tried))
             _tell_failure(scene, "failed", error, note)
         raise error
     note.turn(error, is_failure=not interrupted)
@@ -82,19 +82,19 @@ def turn_back(
     failed = None if interrupted else _failed(scene, note, engine, error, failure.TOUCHED)
     if kept is not None and kept.ran:
         # Before anything is brought up: files of the checkout may be mounted.
-        tried = scene.commit
+        tried = scene.commit or note.note.get("commit", "")
         checkout.restore(scene, note.base)
-        if failed and scene.restored:
-            failed["commit"] = tried or note.note.get("commit", "")
     else:
+        tried = ""
         note.base.forwarded = ""
+    remains = _place(scene, note, failed, tried) if failed else None
     told = error if isinstance(error, RbuildError) else RbuildError(repr(error))
     message, detail, hint = told.message, told.detail, told.hint
     if kept is None or not kept.ran:
         containers = engine.containers(scene.name)
         outcome.standing = rollback.what_runs(containers, scene.engine_time())
         if interrupted:
-            _end_well(note, None, images)
+            _end_well(note, images)
             raise error
         assert failed
         note.end_in_need(failed, containers)
@@ -114,7 +114,7 @@ def turn_back(
     up = [name for name, one in kept.services.items() if one.up]
     outcome.standing = rollback.what_runs(way.containers, scene.engine_time(), up)
     if way.problem is None:
-        _came_back(scene, kept, way, note, failed, images)
+        _came_back(scene, kept, way, note, images, failed=bool(failed), remains=remains)
         if interrupted:
             outcome.standing = f"what ran before runs again; {outcome.standing}"
             raise error
@@ -156,12 +156,14 @@ def _came_back(
     kept: Generation,
     way: wayback.Way,
     note: Underway,
-    failed: dict[str, Any] | None,
     images: list[str],
+    *,
+    failed: bool,
+    remains: dict[str, Any] | None,
 ) -> None:
     """Write down that what ran before runs again, and clean up."""
     keeping.renew_containers(scene.folder, note.base, kept, way.moved, way.containers)
-    if not _end_well(note, failed, images):
+    if not _end_well(note, images, failed=failed, remains=remains):
         # The next run comes here again, and needs all that there is.
         scene.outcome.warnings += ("that could not be written down: the next run looks again",)
         return
@@ -170,12 +172,21 @@ def _came_back(
     _let_go(scene, scene.calm_engine(), images, note)
 
 
-def _end_well(note: Underway, failed: dict[str, Any] | None, images: list[str]) -> bool:
-    """Nothing is torn any more; gives whether that could be written."""
+def _end_well(
+    note: Underway,
+    images: list[str],
+    *,
+    failed: bool = False,
+    remains: dict[str, Any] | None = None,
+) -> bool:
+    """Nothing is torn any more; gives whether that could be written.
+
+    `remains` is what is to be remembered, if the update `failed`.
+    """
     note.base.superseded = list(dict.fromkeys([*note.base.superseded, *images]))
     if failed:
         note.base.untidy = True
-        return note.leave(failed)
+        return note.leave(remains)
     if note.note.get("by_hand"):
         # A person's way back, cut off: nothing waits to be tried again.
         return note.leave(note.base.failed)
@@ -273,6 +284,16 @@ def _put_back(
     return problems
 
 
+def _place(
+    scene: Scene, note: Underway, failed: dict[str, Any], tried: str
+) -> dict[str, Any] | None:
+    """What a record is to keep as `failed`: not what the checkout was taken back from (`tried`)."""
+    if not scene.restored:
+        return failed
+    note.base.held = {**failed, "commit": tried}
+    return note.base.failed
+
+
 def _failed(
     scene: Scene, note: Underway, engine: Engine, error: BaseException, kind: str
 ) -> dict[str, Any]:
@@ -303,11 +324,14 @@ def _failure(
     tried = {name: list(one) for name, one in (digests or {}).items()}
     for name, one in scene.moves.digests.items():
         tried.setdefault(name, []).append(one)
+    gone_forward = bool(scene.forwarded) or scene.restored
+    before = (known.held if gone_forward else known.failed) if known else None
     return failure.failed(
-        known.failed if known else None,
+        before,
         inputs=scene.inputs if scene.loaded else note.get("inputs", ""),
         bases=bases,
         digests=tried,
+        commit=scene.commit,
         kind=kind,
         message=error.message if isinstance(error, RbuildError) else repr(error),
         log=scene.log.path,
@@ -318,7 +342,7 @@ def _failure(
 
 def _tell_failure(scene: Scene, outcome: str, error: BaseException, note: Underway) -> None:
     scene.outcome.outcome = outcome
-    failed = note.base.failed
+    failed = note.base.held if scene.restored else note.base.failed
     scene.outcome.retry = failure.next_try(failed) if failed else 0.0
     message = error.message if isinstance(error, RbuildError) else repr(error)
     kept = note.note["generation"]

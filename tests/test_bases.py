@@ -252,7 +252,20 @@ def touched(services: Mapping[str, Any], *moved: str, changed: Collection[str] =
         full[name] = short
     configuration = parse({"name": "p", "services": full}, "/p")
     bases = find(configuration, contents.__getitem__, HOST)
-    return {*concerned(configuration, bases, moved, changed)}
+    return {*concerned(configuration, bases, moved, changed, ["docker.io/library/w:latest"])}
+
+
+def test_who_lives_with_what_moves_and_who_is_restarted_with_it_comes_along() -> None:
+    """A container whose network is gone has none, and can't even be started again."""
+    services = {
+        "vpn": {"image": "vpn"},
+        "app": {"image": "app", "network_mode": "service:vpn"},
+        "beside": {"image": "beside", "pid": "service:app"},
+        "after": {"image": "after", "depends_on": {"vpn": {"restart": True}}},
+        "other": {"image": "other", "depends_on": {"vpn": {"condition": "service_started"}}},
+    }
+    found = touched(services, "docker.io/library/vpn:latest")
+    assert found == {"vpn", "app", "beside", "after"}
 
 
 def test_where_nothing_moved_nobody_is_concerned() -> None:

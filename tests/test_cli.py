@@ -263,7 +263,7 @@ def test_a_rollback(asked: Crew, tmp_path: Path) -> None:
     assert (task.func, task.args, task.keywords) == (
         byhand.roll_back, (), {"to": "20261101T030000Z"}
     )  # fmt: skip
-    assert asked.options == {"jobs": 1, "lock_wait": 120.0}
+    assert asked.options == {"jobs": 1, "lock_wait": 120.0, "in_order": False}
     assert asked.run
     assert not asked.run.dry_run
     # By default to the newest one, and in the current folder.

@@ -80,7 +80,13 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_contexts_are_the_folders_that_builds_name() -> None:
     rendered = {
         "services": {
-            "web": {"build": {"context": "/p/web"}},
+            "web": {
+                "build": {"context": "/p/web"},
+                "volumes": [
+                    {"type": "bind", "source": "/p/web/data"},
+                    {"type": "volume", "source": "web"},
+                ],
+            },
             "far": {"build": {"context": "https://x/y.git"}},
             "other": {"build": {"context": "/p/other", "dockerfile": "/elsewhere/F"}},
             "inline": {
@@ -93,14 +99,14 @@ def test_contexts_are_the_folders_that_builds_name() -> None:
                     },
                 }
             },
-            "db": {"image": "postgres"},
+            "db": {"image": "postgres", "volumes": [{"type": "bind", "source": "/p/web/x/y"}]},
         }
     }  # fmt: skip
     assert of(rendered) == {
-        "web": Context("/p/web", "/p/web/Dockerfile"),
-        "other": Context("/p/other", "/elsewhere/F"),
-        "inline": Context("/p/inline", ""),
-        "inline:files": Context("/p/files"),
+        "web": Context("/p/web", "/p/web/Dockerfile", (".git", "data", "x/y")),
+        "other": Context("/p/other", "/elsewhere/F", (".git",)),
+        "inline": Context("/p/inline", "", (".git",)),
+        "inline:files": Context("/p/files", "", (".git",)),
     }
     assert of({}) == of({"services": None}) == {}
 

@@ -80,10 +80,7 @@ class Host:
             one._replace(outcome=Outcome(one.known.name, one.project.path, "fresh"))
             for one in projects
         ]
-        try:
-            return lookout.sort(anew, [])
-        finally:
-            lookout.close()
+        return lookout.sort(anew, [])
 
     def files(self) -> dict[str, bytes]:
         return {str(one): one.read_bytes() for one in self.state.rglob("*") if one.is_file()}
@@ -166,7 +163,6 @@ def test_nobody_asks_where_nobody_wants_to_know(host: Host, check: tuple[str, ..
     lookout.prefetch([(one.known, one.settings, one.folder)])
     assert lookout.moves(one.known, one.settings, one.folder) == Moves()
     assert lookout.moves(None, settings(), one.folder) == Moves()
-    lookout.close()
     assert host.hub.asked == []
     assert not (host.state / "registries.json").exists()
 

@@ -38,6 +38,8 @@ WHOLE: dict[str, Any] = {
                "digests": {"docker.io/library/debian:12": ["sha256:2"]}, "commit": "",
                "kind": "touched", "tries": 2, "when": "2026-11-02T03:00:00.000Z",
                "next": "2026-11-03T03:00:00.000Z", "message": "m", "log": "/l"},
+    "held": {"inputs": "", "bases": {}, "digests": {}, "commit": "ab" * 20, "kind": "untouched",
+             "tries": 1, "when": "2026-11-02T03:00:00.000Z", "next": "", "message": "m", "log": ""},
     "underway": {"since": "2026-11-02T03:00:00.000Z", "step": "y",
                  "generation": "20261102T030000Z", "touched": True,
                  "going": "back", "error": "e", "lost": 1, "resumed": True, "inputs": "cc",
@@ -46,7 +48,7 @@ WHOLE: dict[str, Any] = {
                  "failing": [], "superseded": []},
 }  # fmt: skip
 # Fields that version 2 did not have, and those that version 1 did not have either.
-NEW_IN_3 = {"rests": {}, "makes": {}, "contexts": {}, "commit": "", "forwarded": ""}
+NEW_IN_3 = {"rests": {}, "makes": {}, "contexts": {}, "commit": "", "forwarded": "", "held": None}
 NEW_IN_2 = {"configuration": "", "taken": 0, "untidy": False, "failed": None}
 
 

@@ -21,7 +21,7 @@ from rbuild.process import Stop
 from rbuild.project import Project, locate
 from rbuild.record import Record, Store
 from rbuild.report import Outcome
-from rbuild.sequence import Node, arrange, of_configuration, of_record, waits
+from rbuild.sequence import Node, arrange, of_configuration, of_record, order, waits
 
 APP, BASE = "docker.io/library/app:latest", "docker.io/library/base:latest"
 
@@ -161,7 +161,8 @@ def test_a_project_by_its_record() -> None:
     )  # fmt: skip
     found = of_record(known)
     assert (found.name, found.makes) == ("site", {APP})
-    assert found.rests == {BASE, "docker.io/library/debian:12"}
+    assert found.rests == {"docker.io/library/debian:12"}
+    assert found.runs == {BASE}
 
 
 def configuration(services: Mapping[str, Any], name: str = "site") -> Configuration:
@@ -184,8 +185,8 @@ def test_a_project_by_its_files() -> None:
     }  # fmt: skip
     assert found.rests == {
         "docker.io/library/debian:12", "docker.io/library/tool:latest",
-        "docker.io/library/postgres:16",
     }  # fmt: skip
+    assert found.runs == {"docker.io/library/postgres:16"}
 
 
 @pytest.mark.parametrize("text", ["FROM", "FROM p-b"])
@@ -194,7 +195,20 @@ def test_a_project_whose_dockerfile_is_broken_still_makes_its_images(text: str) 
                 "a": inline("FROM site-b"), "b": inline("FROM site-a")}  # fmt: skip
     found = of_configuration(configuration(services))
     assert APP in found.makes
-    assert found.rests == {"docker.io/library/postgres:16"}
+    assert (found.rests, found.runs) == (frozenset(), {"docker.io/library/postgres:16"})
+
+
+def test_who_runs_what_another_builds_comes_after_it_where_that_is_no_circle() -> None:
+    """Only builds that rest on each other can't be put in order."""
+    a, b = Node("a", frozenset("x"), runs=frozenset("y")), Node("b", frozenset("y"))
+    assert order({"a": a, "b": b}) == (["b", "a"], [], {"a": ["b"], "b": []})
+    b = b._replace(runs=frozenset("x"))
+    assert order({"a": a, "b": b})[:2] == (["a", "b"], [])
+    c = Node("c", frozenset("z"), frozenset("z"))
+    assert order({"c": c})[1] == []
+    d, e = Node("d", frozenset("p"), frozenset("q")), Node("e", frozenset("q"), frozenset("p"))
+    keys, circles, _ = order({"a": a, "b": b, "d": d, "e": e})
+    assert (keys, [{*one} for one in circles]) == (["a", "b"], [{"d", "e"}])
 
 
 # Projects and records

@@ -520,11 +520,7 @@ class Site:
         self.steps = []
         means = self.means(strike, stop)
         lookout = self.lookout(run) if self.lookout else None
-        try:
-            outcome = task(self.project, run, replace(means, lookout=lookout))
-        finally:
-            if lookout:
-                lookout.close()
+        outcome = task(self.project, run, replace(means, lookout=lookout))
         assert outcome
         if not isinstance(outcome.error, Interrupted):
             bad = outcome.error or outcome.outcome == "deferred"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ..faults.published import publish as put
 from .conftest import Project
 from .tools import inside, own_tags, state_folder
 
@@ -129,6 +130,35 @@ def test_a_rollback_restores_the_commit_first(clone: Project, push: Push) -> Non
     assert clone.rbuild("status").code == 0
 
 
+def test_switched_on_while_the_upstream_is_ahead(clone: Project, push: Push) -> None:
+    clone.edit("compose.yml", ", check: [git]", "")
+    assert clone.rbuild().code == 0
+    git(clone.folder, "checkout", "-q", "compose.yml")
+    new = push(page="two\n")
+    ran = clone.rbuild()
+    assert (ran.code, head(clone)) == (0, new)
+    assert "source-moved" in ran.out
+    assert shown(clone) == ("two", "one")
+    ran = clone.rbuild()
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+
+
+def test_two_failures_wait_side_by_side(clone: Project, push: Push) -> None:
+    """What the checkout is at fails as well as what its upstream has: two outages, no more."""
+    bad = put(f"{clone.name}/base", "1", {"/v": "one"})
+    new = f"FROM {bad}\nCOPY page /page\nCMD test -e /v && sleep 1000\n"
+    old = push(Dockerfile=new)
+    assert clone.rbuild().code == 0
+    put(f"{clone.name}/base", "1", {"/v": "bad", "/bin/test": "#!/bin/false\n"})
+    push(page="bad\n", Dockerfile=new.replace("CMD", "CMD false &&"))
+    check = ("--check", "git,base")
+    codes = [clone.rbuild(*check).code for _ in range(5)]
+    assert codes[0] == 3
+    assert sorted(codes[1:])[-3:] == [75, 75, 75], codes
+    assert head(clone) == old
+    assert shown(clone) == ("one", "one")
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
@@ -169,10 +199,19 @@ def test_dirty_diverged_and_unreachable(clone: Project, push: Push, tmp_path: Pa
     assert "page" in ran.err
     assert "stash" in ran.err
     assert (head(clone), (clone.folder / "page").read_text()) == (old, "mine\n")
+    # It is told once, and keeps nobody from security updates.
+    ran = clone.rbuild()
+    assert (ran.code, ran.err) == (75, "")
+    ran = clone.rbuild("--build-period", "0")
+    assert ran.code == 0
+    assert "(expired: " in ran.out
+    assert head(clone) == old
     git(clone.folder, "commit", "-qam", "mine")
+    before = clone.containers().keys()
     ran = clone.rbuild()
     assert ran.code == 1
     assert "diverged" in ran.err
+    assert clone.containers().keys() == before
     git(clone.folder, "reset", "-q", "--hard", old)
     (tmp_path / "upstream").rename(tmp_path / "elsewhere")
     ran = clone.rbuild()

@@ -282,3 +282,27 @@ def test_an_index_that_moves_for_another_platform_only(project: Project, tmp_pat
         for _ in range(2):
             ran = project.rbuild()
             assert (ran.code, ran.out, ran.err) == (0, "", "")
+
+
+def test_what_an_update_took_is_no_move_whatever_was_asked_before(moving: Project) -> None:
+    env = {"RBUILD_CHECK_PERIOD": "1d"}
+    assert moving.rbuild(**env).code == 0
+    put_image(moving, "side", "two")
+    assert moving.rbuild("--force-rebuild", **env).code == 0
+    assert version(moving, "side") == "two"
+    ran = moving.rbuild(**env)
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+
+
+def test_what_an_update_leaves_alone_is_a_reason_once(moving: Project) -> None:
+    """A paused service, and one of which nothing is to run."""
+    moving.edit("compose.yml", "  still:", f"  none: {{image: '{put_image(moving, 'none', 'one')}', "
+                "scale: 0}\n  still:")  # fmt: skip
+    assert moving.rbuild().code == 0
+    moving.compose("pause", "side")
+    for name in ("side", "none"):
+        put_image(moving, name, "two")
+    codes = [moving.rbuild("--update", "moved", "--json") for _ in range(3)]
+    assert [one.code for one in codes] == [0, 0, 0]
+    assert [one.document["projects"][0]["outcome"] for one in codes[1:]] == ["fresh", "fresh"]
+    moving.compose("unpause", "side")
