@@ -101,10 +101,8 @@ def test_a_circle_is_named_and_the_others_are_worked(chain: Project, tmp_path: P
     ran = chain.rbuild("a", "b", "c", "d")
     assert ran.code == 1
     a, b, c = (f"{chain.name}{one}" for one in "abc")
-    assert (
-        f"{a}: projects build upon each other's images in a circle: {a} → {c} → {b} → {a}"
-        in ran.err
-    )
+    assert f"{a}: projects build upon each other's images in a circle" in ran.err
+    assert f": {a} → {c} → {b} → {a}\n" in ran.err
     assert names(ran.out) == "d"
     # In a call of its own as well.
     ran = chain.rbuild("a")

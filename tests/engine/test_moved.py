@@ -296,8 +296,8 @@ def test_what_an_update_took_is_no_move_whatever_was_asked_before(moving: Projec
 
 def test_what_an_update_leaves_alone_is_a_reason_once(moving: Project) -> None:
     """A paused service, and one of which nothing is to run."""
-    moving.edit("compose.yml", "  still:", f"  none: {{image: '{put_image(moving, 'none', 'one')}', "
-                "scale: 0}\n  still:")  # fmt: skip
+    none = put_image(moving, "none", "one")
+    moving.edit("compose.yml", "  still:", f"  none: {{image: '{none}', scale: 0}}\n  still:")
     assert moving.rbuild().code == 0
     moving.compose("pause", "side")
     for name in ("side", "none"):
