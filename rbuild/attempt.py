@@ -20,12 +20,12 @@ from rbuild import (
     underway,
     undo,
 )
-from rbuild.credentials import Login, docker_config
 from rbuild.errors import Interrupted, RbuildError, StateError
 from rbuild.loading import Loaded
 from rbuild.plan import Plan
 from rbuild.record import Record
 from rbuild.reference import qualified
+from rbuild.registries.credentials import Login, docker_config
 from rbuild.scene import Scene
 from rbuild.step import Build, Gate, Keep, Pull, Up
 from rbuild.underway import Underway, tracked

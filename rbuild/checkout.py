@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from rbuild import failure, record, source
+from rbuild import failure, record
 from rbuild.errors import ProjectError, RbuildError, StateError
 from rbuild.loading import Loaded
 from rbuild.lookout import GIT, GIT_TIMEOUT, source_of
 from rbuild.process import Log
 from rbuild.record import Record
 from rbuild.scene import Scene
+from rbuild.sources import source
 from rbuild.staleness import Reason
 
 

@@ -15,21 +15,22 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from rbuild import moves, record, sightings
+from rbuild import moves, record
 from rbuild.errors import RbuildError
 from rbuild.glance import Fresh, Run
 from rbuild.moves import Made, Moves, Sighting
 from rbuild.project import Project
 from rbuild.record import Record
 from rbuild.reference import familiar, qualified, registry_of
+from rbuild.registries import sightings
 from rbuild.report import Outcome
 from rbuild.settings import Settings
 from rbuild.staleness import TOLERANCE
 
 if TYPE_CHECKING:
     from rbuild.process import Stop
-    from rbuild.registry import Registries
-    from rbuild.source import Source
+    from rbuild.registries.registry import Registries
+    from rbuild.sources.source import Source
 
 # Seconds for a git remote to answer.
 GIT_TIMEOUT = 30.0
@@ -184,7 +185,7 @@ class Lookout:
             return None
         unchecked = dict(found.unchecked)
         if "git" in settings.check:
-            from rbuild import source
+            from rbuild.sources import source
 
             try:
                 if self._is_ahead(fresh):
@@ -201,7 +202,7 @@ class Lookout:
 
         A remote that was asked a while ago, and had nothing new or did not answer, is not asked.
         """
-        from rbuild import source
+        from rbuild.sources import source
 
         period = fresh.settings.check_period
         path = os.path.join(fresh.folder, _FILE)
@@ -274,8 +275,8 @@ class Lookout:
                 self._send(questions)
 
     def _send(self, wanted: Mapping[str, tuple[str, Settings]]) -> None:
-        from rbuild.credentials import Login
-        from rbuild.registry import Question, Registries
+        from rbuild.registries.credentials import Login
+        from rbuild.registries.registry import Question, Registries
 
         assert self._memory is not None
         if self._registries is None:
@@ -308,7 +309,7 @@ class Lookout:
 
 def source_of(project: Project, settings: Settings) -> Source:
     """The git checkout that a project's folder is, or lies in."""
-    from rbuild.source import Source
+    from rbuild.sources.source import Source
 
     git = settings.git
     return Source(project.target.folder, git.get("remote", ""), git.get("branch", ""))

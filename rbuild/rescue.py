@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from rbuild import record, source, underway, undo
+from rbuild import record, underway, undo
 from rbuild.engine import Engine
 from rbuild.errors import CutOff, RbuildError
 from rbuild.glance import Run
@@ -13,7 +13,8 @@ from rbuild.process import Log
 from rbuild.project import Project
 from rbuild.record import Record
 from rbuild.scene import Scene
-from rbuild.source import Source
+from rbuild.sources import source
+from rbuild.sources.source import Source
 
 
 def is_torn(known: Record | None) -> bool:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from rbuild import credentials
-from rbuild.credentials import Credential, CredentialError, Login, docker_config, find
+from rbuild.registries import credentials
+from rbuild.registries.credentials import Credential, CredentialError, Login, docker_config, find
 
 HUB = "https://index.docker.io/v1/"
 SECRET = "s3cret:with colon"
@@ -410,6 +410,7 @@ def test_a_made_configuration_that_cannot_be(
 
 def test_importing_it_is_cheap() -> None:
     heavy = "subprocess shutil base64 hashlib tempfile"
-    script = f"import sys, rbuild.credentials; print(*set(sys.modules) & set({heavy.split()!r}))"
+    module = "rbuild.registries.credentials"
+    script = f"import sys, {module}; print(*set(sys.modules) & set({heavy.split()!r}))"
     argv = [sys.executable, "-c", script]
     assert subprocess.run(argv, capture_output=True, text=True).stdout == "\n"

@@ -17,7 +17,7 @@ from rbuild.settings import FILE_KEYS, HOOKS, OPTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-SOURCE = "\n".join(path.read_text() for path in sorted((ROOT / "rbuild").glob("*.py")))
+SOURCE = "\n".join(path.read_text() for path in sorted((ROOT / "rbuild").rglob("*.py")))
 
 
 def flags() -> set[str]:

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from rbuild import record, registry, source
-from rbuild.credentials import Login
+from rbuild import record
 from rbuild.errors import RbuildError
 from rbuild.glance import Fresh, Run
 from rbuild.lookout import Lookout, source_of
@@ -20,8 +19,11 @@ from rbuild.moves import BASE, IMAGE, WATCH, Moves
 from rbuild.process import Stop
 from rbuild.project import Project, locate
 from rbuild.record import Record, Store
+from rbuild.registries import registry
+from rbuild.registries.credentials import Login
 from rbuild.report import Outcome
 from rbuild.settings import Given, Settings, resolve
+from rbuild.sources import source
 
 from .world import Clock, Hub
 
@@ -497,7 +499,7 @@ def test_a_state_folder_that_cannot_be_written_is_no_failure(
 
     with monkeypatch.context() as patch:
         patch.setattr(record, "write_private", full)
-        patch.setattr("rbuild.sightings.write_private", full)
+        patch.setattr("rbuild.registries.sightings.write_private", full)
         for _ in range(2):
             assert len(only(host.look(one)[0]).warnings) == 1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import gate, record, registry, steps, wayback
+from rbuild import gate, record, steps, wayback
 from rbuild.errors import EngineError
 from rbuild.glance import Run, glance
 from rbuild.lookout import Lookout
@@ -17,6 +17,7 @@ from rbuild.moves import BASE, IMAGE, WATCH
 from rbuild.process import Stop
 from rbuild.record import Record
 from rbuild.reference import qualified
+from rbuild.registries import registry
 from rbuild.report import Outcome
 
 from .world import DAY, Clock, Hub, Site, fail_at

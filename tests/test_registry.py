@@ -23,12 +23,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild.challenge import Challenge, challenges
-from rbuild.conversation import LONGEST_PAUSE, MANIFESTS, PAUSE
-from rbuild.credentials import Login
 from rbuild.errors import EngineError, Interrupted
-from rbuild.registry import Answer, Question, Registries
-from rbuild.transport import Network, line_of
+from rbuild.registries.challenge import Challenge, challenges
+from rbuild.registries.conversation import LONGEST_PAUSE, MANIFESTS, PAUSE
+from rbuild.registries.credentials import Login
+from rbuild.registries.registry import Answer, Question, Registries
+from rbuild.registries.transport import Network, line_of
 
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 OTHER = f"sha256:{'f' * 64}"
@@ -538,7 +538,7 @@ HANGING = """
 import sys
 from rbuild.errors import Interrupted
 from rbuild.process import Stop
-from rbuild.registry import Question, Registries
+from rbuild.registries.registry import Question, Registries
 stop = Stop()
 stop.install()
 try:
@@ -1066,6 +1066,8 @@ def test_no_proxy(host: str, without: str, direct: bool) -> None:
 
 def test_importing_it_is_cheap() -> None:
     heavy = "ssl http.client urllib.request socket email subprocess hashlib concurrent.futures"
-    script = f"import sys, rbuild.registry; print(*set(sys.modules) & set({heavy.split()!r}))"
+    script = (
+        f"import sys, rbuild.registries.registry; print(*set(sys.modules) & set({heavy.split()!r}))"
+    )
     argv = [sys.executable, "-c", script]
     assert subprocess.run(argv, capture_output=True, text=True).stdout == "\n"

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rbuild import sightings
 from rbuild.moves import Sighting, compare, waiting_line
+from rbuild.registries import sightings
+from rbuild.registries.sightings import Memory, key, note, read, remember
 from rbuild.settings import Given, resolve
-from rbuild.sightings import Memory, key, note, read, remember
 
 NOW = 1_800_000_000.0
 DAY = 86400

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import lock, source
+from rbuild import lock
 from rbuild.errors import Busy, Interrupted
 from rbuild.process import Log, Stop
-from rbuild.source import Move, Source, SourceError, Unreachable
+from rbuild.sources import source
+from rbuild.sources.source import Move, Source, SourceError, Unreachable
 
 TOKEN = "ghp_s3cr3t0123456789"
 
@@ -962,7 +963,7 @@ exec cat
 """
 RUN = """\
 import sys
-from rbuild import source
+from rbuild.sources import source
 from rbuild.process import Log, Stop
 what, folder, old, new, log = sys.argv[1:]
 if what == "forward":

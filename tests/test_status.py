@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from rbuild import failure, sightings, status
+from rbuild import failure, status
 from rbuild.cli import main
 from rbuild.engine import Container
 from rbuild.errors import EngineError
 from rbuild.moves import Sighting
 from rbuild.project import locate
 from rbuild.record import Record, Store, stamp, write
+from rbuild.registries import sightings
 
 HOUR = 3600
 DAY = 86400

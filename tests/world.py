@@ -31,7 +31,7 @@ from rbuild.project import Target, locate
 from rbuild.record import Record, Store
 from rbuild.reference import familiar, generations
 from rbuild.refresh import refresh
-from rbuild.registry import Answer, Question
+from rbuild.registries.registry import Answer, Question
 from rbuild.report import Outcome
 from rbuild.scene import Means
 from rbuild.settings import Given

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rbuild.credentials import Login, docker_config
-from rbuild.registry import Answer, Question, Registries
+from rbuild.registries.credentials import Login, docker_config
+from rbuild.registries.registry import Answer, Question, Registries
 
 from .conftest import run
 from .registries import (

@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rbuild.credentials import Login
 from rbuild.lock import Stoppable
+from rbuild.registries.credentials import Login
 
 # The rooms below load TLS and HTTP: that waits until something is asked.
 if TYPE_CHECKING:
-    from rbuild.conversation import Conversation, Place
-    from rbuild.transport import Problem, Transport
+    from rbuild.registries.conversation import Conversation, Place
+    from rbuild.registries.transport import Problem, Transport
 
 _TURN = 0.2
 # By then the socket's own timeout has struck, unless the other end sends drop by drop.
@@ -77,8 +77,8 @@ class Registries:
         at_once: int = 16,
         certificates: Sequence[str] | None = None,
     ) -> None:
-        from rbuild.conversation import LONGEST_PAUSE
-        from rbuild.transport import Network
+        from rbuild.registries.conversation import LONGEST_PAUSE
+        from rbuild.registries.transport import Network
 
         now = time.time()
         self.not_before = {
@@ -121,7 +121,7 @@ class Registries:
     # All of these are called with the lock held, but for _work.
 
     def _line_up(self, question: Question) -> Answer | None:
-        from rbuild.conversation import DIGEST, Conversation, Place
+        from rbuild.registries.conversation import DIGEST, Conversation, Place
 
         match = _REFERENCE.fullmatch(question.reference)
         digest = match and match["digest"]
@@ -135,7 +135,7 @@ class Registries:
 
     def _proceed(self, place: Place) -> None:
         """Answer what need not be asked any more, and let there be workers for the rest."""
-        from rbuild.conversation import stamp
+        from rbuild.registries.conversation import stamp
 
         error, when = place.dead, self.not_before.get(place.name, 0.0)
         if not error and when > time.time():
@@ -170,7 +170,7 @@ class Registries:
                 self._settle(talk, "", transport.overdue())
 
     def _work(self, place: Place) -> None:
-        from rbuild.transport import Problem, Transport
+        from rbuild.registries.transport import Problem, Transport
 
         transport = Transport(place.name, place.way, self._network, self._timeout)
         while True:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from rbuild.git import ID, Git, SourceError, Unreachable, plain
 from rbuild.process import Result
+from rbuild.sources.git import ID, Git, SourceError, Unreachable, plain
 
 # Ours alone, and of this worktree alone (git-worktree(1), REFS): a person's own fetch at the same
 # moment writes FETCH_HEAD.

@@ -12,9 +12,9 @@ from contextlib import suppress
 from http.client import responses
 from urllib.parse import urlencode, urlsplit
 
-from rbuild.challenge import Challenge, challenges
-from rbuild.credentials import Credential, CredentialError, Login, find
-from rbuild.transport import Problem, Reply, Transport, Way, basic, line_of, one_line
+from rbuild.registries.challenge import Challenge, challenges
+from rbuild.registries.credentials import Credential, CredentialError, Login, find
+from rbuild.registries.transport import Problem, Reply, Transport, Way, basic, line_of, one_line
 
 PAUSE = 900.0
 """Seconds for which a registry is left alone that says 429 and not for how long."""

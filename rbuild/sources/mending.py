@@ -13,9 +13,9 @@ from contextlib import suppress
 from glob import glob
 from typing import NamedTuple
 
-from rbuild.git import NAMED, Change, Git, SourceError, some
 from rbuild.process import Log
 from rbuild.record import write_private
+from rbuild.sources.git import NAMED, Change, Git, SourceError, some
 
 _NOTE = "rbuild-move"
 # Paths of one command: 100 of PATH_MAX fit well into what the kernel takes.

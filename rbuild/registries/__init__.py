@@ -1,0 +1,1 @@
+"""Registries: asked what tags mean, with credentials as Docker has them; what they said."""

@@ -1,0 +1,1 @@
+"""Where a project's files come from: a git checkout, forward to its upstream and back."""
