@@ -124,7 +124,7 @@ def _work(scene: Scene, loaded: Loaded) -> None:
         scene.info = scene.engine.check()
         scene.open_log()
         resumes = rescue.may_go_on(scene, scene.engine)
-        outcome.reasons = _decide(scene).reasons
+        outcome.reasons = _decide(scene, looks_into_contexts=False).reasons
         if not resumes:
             rescue.go_back(scene)
     reload = partial(_load, scene.project, run, scene.means)
@@ -193,8 +193,11 @@ def _look_around(scene: Scene) -> Collection[str]:
     return lookout.tell(scene.outcome, scene.moves, scene.folder)
 
 
-def _decide(scene: Scene) -> staleness.Decision:
-    contexts_changed = scene.contexts.changed if scene.contexts else ()
+def _decide(scene: Scene, *, looks_into_contexts: bool = True) -> staleness.Decision:
+    """Whether it is due. Build contexts may be unreadable; what is torn must not wait for that."""
+    contexts_changed: tuple[str, ...] = ()
+    if looks_into_contexts and scene.contexts:
+        contexts_changed = scene.contexts.changed
     return staleness.decide(
         scene.known,
         (*scene.changed, *contexts_changed),

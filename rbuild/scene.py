@@ -12,7 +12,7 @@ from typing import Any
 from rbuild import contexts, hook, logs
 from rbuild.contexts import Seen
 from rbuild.engine import Engine, EngineInfo
-from rbuild.errors import RbuildError
+from rbuild.errors import InputError, RbuildError
 from rbuild.failure import Waiting
 from rbuild.glance import Run
 from rbuild.loading import Loaded
@@ -124,8 +124,11 @@ class Scene:
         assert self.loaded
         hooks = {name: given.value for name, given in self.settings.hooks.items()}
         parts: list[object] = [self.loaded.inputs_digest, hooks]
-        if self.contexts:
-            parts.append(self.contexts.digest)
+        try:
+            parts += [self.contexts.digest] if self.contexts else []
+        except InputError as error:
+            # It is what it is; whoever goes back needs to say so.
+            parts.append(error.message)
         whole = json.dumps(parts, sort_keys=True)
         return keyed_digest(self.loaded.key, whole.encode())
 

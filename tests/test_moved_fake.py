@@ -790,6 +790,23 @@ def test_a_context_that_failed_waits_until_it_is_mended(source: Moving) -> None:
     source.stays_fresh()
 
 
+def test_what_is_torn_does_not_wait_for_an_ignore_file_to_be_mended(source: Moving) -> None:
+    before = source.world.running()
+    source.write("app.py", "2")
+    killed = next(one for one in source.moments() if one.where.endswith("up: rename"))
+    source.load(killed)
+    assert source.world.running() != before
+    # Something that BuildKit refuses.
+    source.write(".dockerignore", "a[\n")
+    outcome = source.run()
+    assert outcome.outcome == "failed"
+    assert ".dockerignore" in str(outcome.error)
+    assert source.world.running() == before
+    source.write(".dockerignore", "")
+    assert source.run().outcome == "updated"
+    source.stays_fresh()
+
+
 # Projects whose images are only built
 
 
