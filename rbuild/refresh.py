@@ -146,7 +146,8 @@ def _work(scene: Scene, loaded: Loaded) -> None:
 def _decide_and_update(scene: Scene, resumes: bool) -> None:
     run, outcome, loaded = scene.run, scene.outcome, scene.loaded
     assert loaded
-    new = _look_around(scene)
+    # What is torn does not wait for registries.
+    new = () if resumes else _look_around(scene)
     decision = _decide(scene)
     outcome.reasons, outcome.due = decision.reasons, decision.due
     _finish_cleaning(scene)
