@@ -12,7 +12,7 @@ from collections.abc import Callable
 from rbuild import failure, record
 from rbuild.errors import ProjectError, RbuildError, StateError
 from rbuild.loading import Loaded
-from rbuild.lookout import GIT, GIT_TIMEOUT, source_of
+from rbuild.lookout import GIT, GIT_TIMEOUT, source_of, words
 from rbuild.process import Log
 from rbuild.record import Record
 from rbuild.scene import Scene
@@ -50,7 +50,7 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
         # Most of the time there is nothing new, and nothing worth a log.
         move = source.fetch(place, stop=stop, timeout=GIT_TIMEOUT, log=Log())
     except source.SourceError as error:
-        scene.unchecked[GIT] = error.message
+        scene.unchecked[GIT] = words(error)
         if not isinstance(error, source.Unreachable):
             scene.blocked = error
         return

@@ -169,7 +169,7 @@ class Lookout:
                 closer.append(one.project)
                 built.update(one.known.builds)
         for one, confirmed in found.values():
-            self.tell(one.outcome, confirmed, one.folder)
+            self.tell(one.outcome, confirmed, one.folder, git="git" in one.settings.check)
         return [one.outcome for one, _ in found.values()], closer
 
     def confirm(self, fresh: Fresh) -> Moves | None:
@@ -191,7 +191,7 @@ class Lookout:
                 if self._is_ahead(fresh):
                     return None
             except source.Unreachable as error:
-                unchecked[GIT] = error.message
+                unchecked[GIT] = words(error)
             except source.SourceError:
                 # The closer look says what is wrong.
                 return None
@@ -218,15 +218,19 @@ class Lookout:
                 if source.ahead(place, stop=self._stop, timeout=GIT_TIMEOUT):
                     return True
             except source.Unreachable as problem:
-                error = problem.message
+                error = words(problem)
             if period and not self._run.dry_run:
                 _write(path, {**before, "git_asked": time.time(), "git_error": error})
         if error:
             raise source.Unreachable(error)
         return False
 
-    def tell(self, outcome: Outcome, found: Moves, folder: str) -> Collection[str]:
+    def tell(
+        self, outcome: Outcome, found: Moves, folder: str, *, git: bool = False
+    ) -> Collection[str]:
         """Put into the outcome what waits and what could not be checked; gives what of that is new.
+
+        `git` says whether a git remote was to be asked as well.
 
         A project that is fresh but for what could not be checked is deferred: nobody knows.
         """
@@ -242,11 +246,18 @@ class Lookout:
             # A checkout's words say what a person has to do; those of registries may vary.
             if name not in known or (name == GIT and known[name] != why)
         }
-        gone = [familiar(name) for name in known if name not in found.unchecked]
+        gone = [name for name in known if name not in found.unchecked]
+        # What nobody asks for any more has not answered.
+        answered = {
+            *found.digests,
+            *(one.reference for one in found.waits),
+            *([GIT] if git else ()),
+        }
+        again = [familiar(name) for name in gone if name in answered]
         outcome.unchecked = tuple(moves.told(found.unchecked))
         outcome.warnings += tuple(moves.told(new))
-        if gone:
-            outcome.news += (f"checked again: {moves.several(gone)}",)
+        if again:
+            outcome.news += (f"checked again: {moves.several(again)}",)
         if outcome.unchecked and outcome.outcome == "fresh":
             outcome.outcome = "deferred"
         if (new or gone) and not self._run.dry_run:
@@ -313,6 +324,12 @@ def source_of(project: Project, settings: Settings) -> Source:
 
     git = settings.git
     return Source(project.target.folder, git.get("remote", ""), git.get("branch", ""))
+
+
+def words(error: RbuildError) -> str:
+    """An error in one line, with the last words of the program that had it."""
+    last = (error.detail.strip().splitlines() or [""])[-1]
+    return f"{error.message}: {last}" if last else error.message
 
 
 def _rests_on(known: Record) -> frozenset[str]:

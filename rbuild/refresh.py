@@ -191,7 +191,8 @@ def _look_around(scene: Scene) -> Collection[str]:
     scene.moves = scene.moves._replace(unchecked=unchecked)
     if scene.known is None and not unchecked:
         return ()
-    return lookout.tell(scene.outcome, scene.moves, scene.folder)
+    asked = checkout.is_on(scene) and not scene.run.dry_run
+    return lookout.tell(scene.outcome, scene.moves, scene.folder, git=asked)
 
 
 def _decide(scene: Scene, *, looks_into_contexts: bool = True) -> staleness.Decision:
@@ -223,7 +224,7 @@ def _respect_failure(scene: Scene, loaded: Loaded, *, stale: bool) -> None:
     waits = failure.waiting(
         failed,
         inputs=scene.inputs,
-        bases={name: one.id for name, one in bases_now.items()},
+        bases={name: bases_now[name].id if name in bases_now else "" for name in failed["bases"]},
         digests=scene.moves.digests,
         commit=scene.commit,
         now=scene.run.started,

@@ -94,6 +94,7 @@ def results(outcomes: Sequence[Outcome], verbose: int, quiet: bool) -> list[str]
                          "it now")  # fmt: skip
         elif one.outcome == "deferred" and verbose:
             lines += [f"{one.name}: {text}" for text in one.unchecked]
+            lines += [_named(one, one.error.message)] if one.error else []
         if verbose or one.outcome == "planned":
             lines += [f"{one.name}: note: {short_digests(note)}" for note in one.notes]
     return lines

@@ -120,6 +120,8 @@ def turn_back(
             raise error
         back: RbuildError = RolledBack(f"{message}: rolled back", detail=detail, hint=hint)
         outcome.standing = f"what ran before runs again ({', '.join(way.moved) or 'all of it'})"
+        if scene.restored:
+            outcome.standing += f", and the checkout is where it was; {tried[:12]} waits"
         _tell_failure(scene, "rolled-back", back, note)
         # What is wrong with rbuild itself is to be reported as that.
         raise back if isinstance(error, RbuildError) else error
@@ -301,14 +303,17 @@ def _failed(
     bases = note.note.get("bases") or []
     try:
         here = engine.images(bases) if bases else {}
+        answers = True
     except EngineError:
         # What matters now is to get back.
-        here = {}
+        here, answers = {}, False
     digests = {
         name: [one.id, *(text.rpartition("@")[2] for text in one.digests)]
         for name, one in here.items()
     }
-    return _failure(scene, error, {name: one.id for name, one in here.items()}, kind, digests)
+    # One that is not here is noted as well: once it is, there is something new to try.
+    found = {name: here[name].id if name in here else "" for name in (bases if answers else ())}
+    return _failure(scene, error, found, kind, digests)
 
 
 def _failure(
