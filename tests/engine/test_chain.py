@@ -126,3 +126,27 @@ def test_what_is_only_built_is_put_back_when_a_build_fails(chain: Project) -> No
     own = Project(chain.folder / "a", f"{chain.name}a", chain.base, chain.env)
     assert own.containers() == {}
     assert record(own)["makes"] == {f"docker.io/{chain.name}/a:latest": image_id(f"{chain.name}/a")}
+
+
+def test_what_is_only_built_is_pushed_where_it_has_a_name(project: Project, own: str) -> None:
+    project.write(
+        "compose.yml",
+        f"services:\n  out: {{build: ., image: '{own}/out:1'}}\n  nameless: {{build: .}}\n"
+        "x-rbuild: {up: false, push: true}\n",
+    )
+    project.write("Dockerfile", "FROM $BASE\nLABEL a=b\n")
+    ran = project.rbuild()
+    assert ran.code == 0, ran.err
+    subprocess.run(["docker", "rmi", "-f", f"{own}/out:1"], check=True, capture_output=True)
+    subprocess.run(["docker", "pull", "-q", f"{own}/out:1"], check=True, capture_output=True)
+    assert project.containers() == {}
+    # A registry that takes nothing: the name means what it meant.
+    before = image_id(f"{own}/out:1")
+    project.edit(
+        "compose.yml", "x-rbuild", "  gone: {build: ., image: '127.0.0.1:1/x:1'}\nx-rbuild"
+    )
+    ran = project.rbuild()
+    assert ran.code == 1
+    assert "127.0.0.1:1/x:1: cannot be pushed" in ran.err
+    assert image_id(f"{own}/out:1") == before
+    subprocess.run(["docker", "rmi", "-f", "127.0.0.1:1/x:1"], capture_output=True)
