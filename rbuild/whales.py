@@ -253,6 +253,7 @@ class Whales:
         self, target: Target, overlay: str, services: Sequence[str], *, pull: bool, timeout: float
     ) -> None:
         """See `engine.Engine.build`."""
+        self._forget_contexts()
         argv = [*_compose(target, overlay), "build", "--no-cache"]
         argv += [*(["--pull"] if pull else []), *services]
         result = self._long(argv, timeout=timeout, target=target)
@@ -338,6 +339,19 @@ class Whales:
         """See `engine.Engine.logs`."""
         result = self._query(["container", "logs", "--tail", str(lines), container])
         return "\n".join(part for part in (result.output.rstrip(), result.tail.rstrip()) if part)
+
+    def _forget_contexts(self) -> None:
+        """Have BuildKit read a build's contexts anew.
+
+        `--no-cache` is about layers. BuildKit keeps what it was sent of a context as well, under
+        the last part of the folder's path alone, and takes from there each file whose size and
+        modification time are what they were: another project's, if its folder is named the same
+        (https://github.com/moby/buildkit/issues/4950, https://github.com/docker/buildx/issues/3093).
+        What another build is using stays, and a builder that can't do this builds all the same.
+        """
+        result = self._query(["builder", "prune", "--force", "--filter", "type=source.local"])
+        if result.timed_out or result.code:
+            self._log.line(f"kept copies of build contexts stay: {_last(result.tail, 2)}")
 
     def prune_build_cache(self) -> None:
         """See `engine.Engine.prune_build_cache`."""

@@ -210,6 +210,22 @@ services:
     ]
 
 
+def test_a_file_of_another_project_with_the_same_size_and_time_is_not_taken(
+    project: Project, tmp_path: Path, state_dir: Path
+) -> None:
+    # As from an archive, or from one `git clone`: BuildKit knows a context by `web` alone.
+    with new_project(tmp_path, state_dir) as other:
+        for one in (project, other):
+            one.write("compose.yml", f"services: {{web: {{init: true, build: ./web}}}}\n{SETTLE}")
+            one.write("web/Dockerfile", f"FROM $BASE\nCOPY page /page\n{IDLE}")
+            os.utime(one.write("web/page", f"page of {one.name}\n"), (1, 1))
+
+            ran = one.rbuild()
+
+            assert ran.code == 0, ran.err
+            assert one.compose("exec", "web", "cat", "/page") == f"page of {one.name}\n"
+
+
 def test_a_git_context_is_built_with_pull_and_its_bases_are_unknown(
     project: Project, tmp_path: Path
 ) -> None:

@@ -81,6 +81,10 @@ class Site:
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(self._filled(text))
+        # The kernel's clock for files ticks in milliseconds, and sites are written side by side in
+        # folders of the same name: BuildKit would take one's file for another's of the same size.
+        now = time.time_ns()
+        os.utime(target, ns=(now, now))
         return target
 
     def edit(self, path: str, old: str, new: str) -> None:
