@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,82 @@ def registry(folder: Path, auth: Mapping[str, Any] | None = None) -> Iterator[Re
             reader.join()
         finally:
             child.kill()
+
+
+class Front:
+    """Stands before a registry, and passes on what it is asked, or does something else."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.asked: list[str] = []
+        """The methods of all that was asked here."""
+        self.hangs = False
+        """It takes what it is asked, and never answers."""
+        self.refuses: Mapping[str, str] | None = None
+        """It answers 429 Too Many Requests, with these headers."""
+        self._over = threading.Event()
+
+    def end(self) -> None:
+        """Let go of whoever hangs."""
+        self._over.set()
+
+    def wait(self) -> None:
+        """Until the end of all."""
+        self._over.wait()
+
+
+@contextmanager
+def front(registry: str) -> Iterator[Front]:
+    """A front of the registry at this address, on a port of its own; it knows no uploads."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_HEAD(self) -> None:
+            self._answer()
+
+        def _answer(self) -> None:
+            found.asked.append(self.command)
+            if found.hangs:
+                self.close_connection = True
+                found.wait()
+            elif found.refuses is not None:
+                self._send(429, {**found.refuses, "Content-Length": "0"}, b"")
+            else:
+                connection = http.client.HTTPConnection(registry, timeout=20)
+                connection.putrequest(self.command, self.path, True, True)
+                # Some, as Accept, are there more than once.
+                for name, value in self.headers.items():
+                    connection.putheader(name, value)
+                connection.endheaders()
+                answer = connection.getresponse()
+                self._send(answer.status, answer.headers, answer.read())
+                connection.close()
+
+        def _send(self, status: int, headers: Mapping[str, str] | Message, body: bytes) -> None:
+            self.send_response_only(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+        listener.daemon_threads = True
+        found = Front("127.0.0.1:%d" % listener.server_port)  # noqa: UP031
+        thread = threading.Thread(target=listener.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield found
+        finally:
+            found.end()
+            listener.shutdown()
+            thread.join()
 
 
 @contextmanager

@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from ..faults.published import publish as put
-from .conftest import Project
+from .conftest import Project, Ran
 from .registries import (
     PASSWORD,
     USER,
+    Front,
     Registry,
+    front,
     private_registry,
     registry,
 )
-from .tools import ids, inside, log, record
+from .tools import ids, inside, log, new_project, record
 
 SLEEP = ["sleep", "1000"]
 
@@ -227,6 +232,91 @@ def test_a_registry_that_is_gone_is_told_once(project: Project, tmp_path: Path) 
     assert "changed" in ran.out
     # It is no longer asked for, which is no sign that it answers.
     assert "checked again" not in project.rbuild().err + ran.err
+
+
+@dataclass
+class Pair:
+    """Two projects worked in one call: `fronted` rests on what comes through `front`."""
+
+    fronted: Project
+    other: Project
+    front: Front
+
+    def __call__(self, *arguments: str) -> Ran:
+        folders = [str(one.folder) for one in (self.fronted, self.other)]
+        return self.fronted.rbuild(*arguments, *folders)
+
+    def publish(self, text: str) -> None:
+        """Let the bases of both move."""
+        for one in (self.fronted, self.other):
+            put_image(one, "base", text)
+
+    def versions(self) -> list[str]:
+        return [version(one) for one in (self.fronted, self.other)]
+
+
+@pytest.fixture
+def pair(project: Project, registry: str, tmp_path: Path, state_dir: Path) -> Iterator[Pair]:
+    with new_project(tmp_path, state_dir) as other, front(registry) as before:
+        both = Pair(project, other, before)
+        both.publish("one")
+        for one, address in ((project, before.address), (other, registry)):
+            one.write(
+                "compose.yml",
+                "services: {web: {build: ., init: true}}\n"
+                "x-rbuild: {settle-period: 0, check: [base]}\n",
+            )
+            one.write("Dockerfile", f"FROM {address}/{one.name}/base:1\n")
+        ran = both()
+        assert ran.code == 0, ran.err
+        assert both.versions() == ["one", "one"]
+        yield both
+
+
+def test_a_registry_that_hangs_holds_up_nothing_else(pair: Pair) -> None:
+    pair.front.hangs = True
+    pair.publish("two")
+    ran = pair("--jobs", "2")
+    assert ran.code == 75
+    assert [line for line in ran.out.splitlines() if "updated" in line] == ran.out.splitlines()
+    assert pair.versions() == ["one", "two"]
+    (line,) = ran.err.splitlines()
+    assert line.startswith(f"{pair.fronted.name}: warning: not checked: ")
+    assert "no answer within 10 s" in line
+
+    # It is told once; and once when it is over, with what had moved meanwhile.
+    ran = pair()
+    assert (ran.code, ran.out, ran.err) == (75, "", "")
+    pair.front.hangs = False
+    ran = pair()
+    assert (ran.code, pair.versions()) == (0, ["two", "two"])
+    assert "checked again" in ran.out + ran.err
+    ran = pair()
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+
+
+def test_a_registry_that_says_too_many_requests_is_left_alone(pair: Pair, state_dir: Path) -> None:
+    pair.front.refuses = {"Retry-After": "3600"}
+    pair.publish("two")
+    before = len(pair.front.asked)
+    ran = pair()
+    assert (ran.code, pair.versions()) == (75, ["one", "two"])
+    (line,) = ran.err.splitlines()
+    assert "429 Too Many Requests: asked again after " in line
+    assert pair.front.asked[before:].count("HEAD") == 1
+
+    # Not asked again until its time has come, also by a run that it would answer.
+    pair.front.refuses = None
+    asked = len(pair.front.asked)
+    ran = pair()
+    assert (ran.code, ran.out, ran.err) == (75, "", "")
+    assert len(pair.front.asked) == asked
+    memory = json.loads((state_dir / "registries.json").read_text())
+    assert 3500 < memory["not_before"][pair.front.address] - time.time() < 3600
+    memory["not_before"][pair.front.address] -= 3600
+    (state_dir / "registries.json").write_text(json.dumps(memory))
+    ran = pair()
+    assert (ran.code, pair.versions()) == (0, ["two", "two"])
 
 
 def test_a_private_registry_with_a_login_of_its_own(project: Project, tmp_path: Path) -> None:
