@@ -39,12 +39,15 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
     asked, is noted in the scene. Raises what is wrong with the project as it is there.
     """
     run, known = scene.run, scene.known
+    held = known.held if known else None
     place = source_of(scene.project, scene.settings)
     stop = scene.means.stop
     try:
         if run.dry_run:
-            ahead = source.ahead(place, stop=stop, timeout=GIT_TIMEOUT)
-            if ahead:
+            ahead = source.ahead(place, stop=stop, timeout=GIT_TIMEOUT, may_move=True)
+            if ahead and not run.forced:
+                scene.held_back = failure.holds_back(held, ahead, run.started)
+            if ahead and not scene.held_back:
                 scene.more.append(Reason("source-moved", f"{scene.commit} → {ahead}"))
             return
         # Most of the time there is nothing new, and nothing worth a log.
@@ -54,7 +57,6 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
         if not isinstance(error, source.Unreachable):
             scene.blocked = error
         return
-    held = known.held if known else None
     if move and not run.forced:
         scene.held_back = failure.holds_back(held, move.new, run.started)
     if not move or scene.held_back:

@@ -218,6 +218,26 @@ def everything_below(folder: Path) -> dict[Path, tuple[int, bytes]]:
             for path in folder.rglob("*")}  # fmt: skip
 
 
+def test_what_stands_in_the_way_is_seen_without_fetching(place: Place) -> None:
+    def ask() -> str:
+        own = Source(str(place.site))
+        return source.ahead(own, stop=place.stop, timeout=20, may_move=True)
+
+    write(place.site, {"compose.yml": "services: {mine: {}}\n"})
+    assert ask() == ""
+    new = place.push({"a": "1"})
+    with pytest.raises(SourceError, match="tracked files were changed here: compose"):
+        ask()
+    git(place.site, "checkout", "--quiet", "compose.yml")
+    assert ask() == new
+    git(place.site, "commit", "--quiet", "--allow-empty", "-m", "Local")
+    # Whether it has diverged nobody knows who has not fetched.
+    assert ask() == new
+    git(place.site, "fetch", "--quiet")
+    with pytest.raises(SourceError, match="diverged"):
+        ask()
+
+
 def test_a_commit_that_is_not_pushed_is_not_upstream_ahead(place: Place) -> None:
     git(place.site, "commit", "--quiet", "--allow-empty", "-m", "Local")
     assert place.ahead() == ""

@@ -28,6 +28,7 @@ _WAIT = 300.0
 _SUBJECTS = 5
 _LONGEST_SUBJECT = 200
 _GITLINK = "160000"
+_NO_FETCH = {"GIT_NO_LAZY_FETCH": "1"}
 
 
 class Source(NamedTuple):
@@ -56,17 +57,27 @@ def head(source: Source, *, stop: Stop) -> str:
     return Git(source.folder, stop).head()
 
 
-def ahead(source: Source, *, stop: Stop, timeout: float) -> str:
+def ahead(source: Source, *, stop: Stop, timeout: float, may_move: bool = False) -> str:
     """The remote branch's commit ID if it is not in HEAD's history, else "".
 
     Asks the remote for no more than that (git-ls-remote(1)), at most `timeout` seconds, and writes
-    nothing into the checkout. Raises Unreachable, SourceError, Interrupted.
+    nothing into the checkout. Raises Unreachable, SourceError, Interrupted; with `may_move` also
+    SourceError for a checkout that `fetch` would refuse to move, as far as that can be seen without
+    the commits that are only there.
     """
     git = Git(source.folder, stop)
     current = git.head()
-    found = upstream.ask(git, upstream.find(git, source.remote, source.branch), timeout)
+    there = upstream.find(git, source.remote, source.branch)
+    found = upstream.ask(git, there, timeout)
     # A commit that isn't here can't be history; git must not fetch it to find out.
-    return "" if git.is_ancestor(found, current, GIT_NO_LAZY_FETCH="1") else found
+    if git.is_ancestor(found, current, **_NO_FETCH):
+        return ""
+    if may_move:
+        if git.run("cat-file", "-e", f"{found}^{{commit}}", environ=_NO_FETCH).code:
+            _refuse_as_it_is(git)
+        else:
+            _refuse(git, current, found, there.name)
+    return found
 
 
 def fetch(source: Source, *, stop: Stop, timeout: float, log: Log) -> Move | None:
@@ -186,39 +197,48 @@ def _subjects(git: Git, old: str, new: str) -> tuple[str, ...]:
 
 def _refuse(git: Git, old: str, new: str, name: str) -> None:
     """Raise SourceError if the checkout at `old` can't or shouldn't be moved to `new`."""
-
-    def no(why: str, hint: str) -> SourceError:
-        return SourceError(f"{git.top}: there is something new, but {why}", hint=hint)
-
-    if not git.ref():
-        raise no("HEAD is detached", f"`{git.typed('status')}` says why; check a branch out")
-    if not git.is_ancestor(old, new):
+    if git.ref() and not git.is_ancestor(old, new):
         range_ = f"{old}...{new}"
         here, there = git.say("rev-list", "--left-right", "--count", range_).split()
-        raise no(
+        raise _no(
+            git,
             f"HEAD and {name} have diverged (commits only here: {here}, only there: {there})",
             f"`{git.typed('log', '--oneline', '--left-right', range_)}` shows them; "
             f"`{git.typed('rebase', new)}` puts those here on top of those there",
         )
+    _refuse_as_it_is(git)
+    changes = git.changes(old, new)
+    if way := _in_the_way(git, changes):
+        why = f"it would overwrite untracked files: {some(way)}"
+        raise _no(git, why, "move them out of the way")
+    moved = [one.path for one in changes if _GITLINK in (one.before, one.after)]
+    in_use = re.compile(r"submodule\.(active|.*\.(active|url))")
+    if moved and any(map(in_use.fullmatch, git.config())):
+        raise _no(
+            git,
+            f"it moves submodules, which rbuild doesn't: {some(moved)}",
+            f"`{git.typed('pull', '--ff-only', '--recurse-submodules')}`",
+        )
+
+
+def _refuse_as_it_is(git: Git) -> None:
+    """Raise SourceError if the checkout shouldn't be moved anywhere."""
+    if not git.ref():
+        raise _no(git, "HEAD is detached", f"`{git.typed('status')}` says why; check a branch out")
     changed = git.fields(
         "status", "--porcelain=v1", "--no-renames", "--untracked-files=no",
         "--ignore-submodules=untracked", "-z",
     )  # fmt: skip
     if changed:
-        raise no(
+        raise _no(
+            git,
             f"tracked files were changed here: {some([line[3:] for line in changed])}",
             f"commit and push them, or `{git.typed('stash')}`",
         )
-    changes = git.changes(old, new)
-    if way := _in_the_way(git, changes):
-        raise no(f"it would overwrite untracked files: {some(way)}", "move them out of the way")
-    moved = [one.path for one in changes if _GITLINK in (one.before, one.after)]
-    in_use = re.compile(r"submodule\.(active|.*\.(active|url))")
-    if moved and any(map(in_use.fullmatch, git.config())):
-        raise no(
-            f"it moves submodules, which rbuild doesn't: {some(moved)}",
-            f"`{git.typed('pull', '--ff-only', '--recurse-submodules')}`",
-        )
+
+
+def _no(git: Git, why: str, hint: str) -> SourceError:
+    return SourceError(f"{git.top}: there is something new, but {why}", hint=hint)
 
 
 def _obstacle_back(git: Git, current: str, commit: str, last: Note | None) -> str:

@@ -117,6 +117,8 @@ def test_a_rollback_restores_the_commit_first(clone: Project, push: Push) -> Non
     before = clone.containers()
     ran = clone.rbuild()
     assert (ran.code, ran.err, head(clone)) == (75, "", old)
+    ran = clone.rbuild("-n")
+    assert (ran.code, ran.out) == (75, "")
     assert clone.rbuild("status").code == 1
     # What fails is the newer commit: the old one is still kept up to date.
     ran = clone.rbuild("--build-period", "0")
@@ -194,6 +196,10 @@ def test_dirty_diverged_and_unreachable(clone: Project, push: Push, tmp_path: Pa
     clone.write("page", "mine\n")
     assert clone.rbuild().code == 0
     push(page="two\n")
+    # A dry run promises nothing that a run refuses.
+    ran = clone.rbuild("-n")
+    assert (ran.code, ran.out) == (1, "")
+    assert "tracked files were changed here: page" in ran.err
     ran = clone.rbuild()
     assert ran.code == 1
     assert "page" in ran.err
