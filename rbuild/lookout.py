@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # Seconds for a git remote to answer.
 GIT_TIMEOUT = 30.0
+_REMOTES_AT_ONCE = 8
 _DAY = 86400.0
 _FILE = "checks.json"
 # In place of an image, where what could not be asked is a git remote.
@@ -149,11 +150,11 @@ class Lookout:
                     known = record.read(folder)
                     built.update(known.builds if known else ())
         found: dict[str, tuple[Fresh, Moves]] = {}
+        # Two spellings of one project are one project.
+        alone: dict[str, Fresh] = {}
         for one in fresh:
-            # Two spellings of one project are one project.
-            if one.folder in found:
-                continue
-            confirmed = self.confirm(one)
+            alone.setdefault(one.folder, one)
+        for one, confirmed in self._confirm_all(alone.values()):
             if confirmed is None:
                 closer.append(one.project)
                 built.update(one.known.builds)
@@ -171,6 +172,19 @@ class Lookout:
         for one, confirmed in found.values():
             self.tell(one.outcome, confirmed, one.folder, git="git" in one.settings.check)
         return [one.outcome for one, _ in found.values()], closer
+
+    def _confirm_all(self, fresh: Collection[Fresh]) -> list[tuple[Fresh, Moves | None]]:
+        """Each with what `confirm` gives. Git remotes are asked side by side: they may be slow."""
+        if sum("git" in one.settings.check for one in fresh) < 2:
+            return [(one, self.confirm(one)) for one in fresh]
+        from concurrent.futures import ThreadPoolExecutor, wait
+
+        with ThreadPoolExecutor(_REMOTES_AT_ONCE) as pool:
+            asked = {one.folder: pool.submit(self.confirm, one) for one in fresh}
+            # As in `crew`: a signal may reach another thread than the one that handles it.
+            while wait(asked.values(), timeout=0.2).not_done:
+                pass
+        return [(one, asked[one.folder].result()) for one in fresh]
 
     def confirm(self, fresh: Fresh) -> Moves | None:
         """What there is to tell of a project under which nothing has moved.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -514,6 +515,8 @@ def git(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def ahead(place: Any, **more: Any) -> Any:
         said["asked"] += 1
+        if "together" in said:
+            said["together"].wait()
         if isinstance(said["ahead"], RbuildError):
             raise said["ahead"]
         return said["ahead"]
@@ -543,6 +546,15 @@ def test_a_remote_that_cannot_be_asked_defers(host: Host, git: dict[str, Any]) -
     assert (second.outcome, second.warnings) == ("deferred", ())
     git["ahead"] = ""
     assert only(host.look(one)[0]).news == ("checked again: git",)
+
+
+def test_remotes_are_asked_side_by_side(host: Host, git: dict[str, Any]) -> None:
+    projects = [host.project(name, check=("git",), commit="aa") for name in "abc"]
+    # Broken unless all three wait for the others.
+    git["together"] = threading.Barrier(3, timeout=20)
+    found, closer = host.look(*projects)
+    assert ([one.name for one in found], closer) == (["a", "b", "c"], [])
+    assert git["asked"] == 3
 
 
 def test_a_remote_is_asked_once_a_check_period(host: Host, git: dict[str, Any]) -> None:
