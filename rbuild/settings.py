@@ -248,6 +248,8 @@ class Settings(NamedTuple):
     """Where each came from, by option name."""
     hooks: Mapping[str, Given]
     """The hooks that are set, by name, each with the place that set it."""
+    from_files: Mapping[str, Given]
+    """All that stands in files alone, by name as among the given values, where it is set."""
 
     @property
     def up_timeout_is_given(self) -> bool:
@@ -281,6 +283,7 @@ def resolve(*sources: Mapping[str, Given]) -> Settings:
         logins={key: given.value for key, given in _below(rest, "registry-auth").items()},
         origins=origins,
         hooks=_below(rest, "hooks"),
+        from_files=rest,
     )
 
 

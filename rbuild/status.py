@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,10 +85,10 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
             text.append(f"  unknown   {one.problem.message}")
         text += _service_lines(one, now)
         if verbose and one.settings:
-            for name, origin in one.settings.origins.items():
-                value = getattr(one.settings, name.replace("-", "_"))
-                value = (", ".join(value) or "none") if isinstance(value, tuple) else value
-                text.append(f"  setting   {name} = {value} ({origin})")
+            text += [
+                f"  setting   {name} = {_written(name, value)} ({origin})"
+                for name, value, origin in _settings(one.settings)
+            ]
     return [short_digests(line) for line in text]
 
 
@@ -124,12 +125,26 @@ def _project(one: Standing) -> dict[str, Any]:
         "unchecked": moves.told(one.moves.unchecked),
         "problem": one.problem.message if one.problem else None,
         "settings": {
-            name: {"value": getattr(settings, name.replace("-", "_")), "origin": origin}
-            for name, origin in settings.origins.items()
+            name: {"value": value, "origin": origin} for name, value, origin in _settings(settings)
         }
         if settings
         else {},
     }
+
+
+def _settings(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """Name, value and origin of each setting; of those that stand in files alone, the given."""
+    for name, origin in settings.origins.items():
+        yield name, getattr(settings, name.replace("-", "_")), origin
+    for name, given in settings.from_files.items():
+        yield name, given.value, given.origin
+
+
+def _written(name: str, value: Any) -> str:
+    """A setting's value as a person would write it."""
+    if isinstance(value, tuple):
+        return shlex.join(value) if name.startswith("hooks.") else ", ".join(value) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _stand(project: Project, run: Run) -> Standing:

@@ -111,6 +111,32 @@ def test_all_is_well(site: Site, engine: Engine) -> None:
     assert found["settings"]["build-period"] == {"value": 86400, "origin": "x.yml:3"}
 
 
+def test_every_setting_is_told_with_where_it_comes_from(site: Site) -> None:
+    (view,) = site.record.views.values()
+    view["settings"] |= {
+        "watch": [["debian:12", "redis"], "x.yml:4"],
+        "up": [False, "x.yml:5"],
+        "git.branch": ["main", "x.yml:6"],
+        "registry-auth.hub.example": [["ada", "/srv/password"], "x.yml:7"],
+        "hooks.before-update": [["/bin/sh", "-c", "pg_dump site"], "x.yml:8"],
+    }
+    site.save()
+    _, text = said(site, "-v")
+    told = [line.removeprefix("  setting   ") for line in text.splitlines() if "setting" in line]
+    assert {
+        "build-period = 86400 (x.yml:3)",
+        "check = none (built-in)",
+        "prune-image-cache = false (built-in)",
+        "watch = debian:12, redis (x.yml:4)",
+        "up = false (x.yml:5)",
+        "git.branch = main (x.yml:6)",
+        "registry-auth.hub.example = ada, /srv/password (x.yml:7)",
+        "hooks.before-update = /bin/sh -c 'pg_dump site' (x.yml:8)",
+    } <= {*told}
+    found = document(site)["settings"]
+    assert found["watch"] == {"value": ["debian:12", "redis"], "origin": "x.yml:4"}
+
+
 def test_a_failed_update_is_told_with_its_next_try(site: Site) -> None:
     site.fails(failure.TOUCHED)
     code, text = said(site)
