@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 from rbuild import sequence
@@ -72,38 +72,49 @@ def work(
         with guard:
             listener.tell(name, text, step)
 
-    homes = {project.home: threading.Lock() for project in projects}
-    working: dict[str, Future[None]] = {}
+    def one(project: Project) -> None:
+        if stop.signum and claimed:
+            return
+        means = Means(connect, stop, claim, tell, lock_wait, lookout)
+        outcome = _guarded(task, project, run, means)
+        if outcome and lookout and outcome.outcome != "fresh":
+            lookout.forget_makers()
+        if outcome:
+            with guard:
+                listener.add(outcome)
 
-    def one(project: Project, before: Sequence[str]) -> None:
-        # They were handed out earlier, so each is done or at work.
-        wait([working[each] for each in before if each in working])
-        with homes[project.home]:
-            if stop.signum and claimed:
-                return
-            means = Means(connect, stop, claim, tell, lock_wait, lookout)
-            outcome = _guarded(task, project, run, means)
-            if outcome and lookout and outcome.outcome != "fresh":
-                lookout.forget_makers()
-            if outcome:
-                with guard:
-                    listener.add(outcome)
-
-    ordered = list(projects)
+    todo = list(projects)
     waits: dict[str, list[str]] = {one.spelling: [] for one in projects}
     if in_order:
-        ordered, waits = _in_order(projects, run, stop, listener)
-    if not ordered:
+        todo, waits = _in_order(projects, run, stop, listener)
+    if not todo:
         return
-    with ThreadPoolExecutor(max_workers=min(jobs, len(homes))) as pool:
-        for project in ordered:
-            working[project.spelling] = pool.submit(one, project, waits[project.spelling])
-        # A signal may reach a worker's thread while it starts a command (it blocks signals for
-        # that); then nothing wakes this one, the only one that runs Python's handlers.
-        while wait(working.values(), timeout=0.2).not_done:
-            pass
-        for done in working.values():
-            done.result()
+    working: dict[Future[None], Project] = {}
+    with ThreadPoolExecutor(max_workers=min(jobs, len(todo))) as pool:
+        while todo or working:
+            while len(working) < jobs and (chosen := _next(todo, waits, [*working.values()])):
+                todo.remove(chosen)
+                working[pool.submit(one, chosen)] = chosen
+            # A signal may reach a worker's thread while it starts a command (it blocks signals for
+            # that); then nothing wakes this one, the only one that runs Python's handlers.
+            for done in wait(working, timeout=0.2, return_when=FIRST_COMPLETED).done:
+                del working[done]
+                done.result()
+
+
+def _next(
+    todo: Sequence[Project], waits: Mapping[str, Sequence[str]], working: Sequence[Project]
+) -> Project | None:
+    """The first project that can be worked now, if there is one.
+
+    Not one that waits for another that isn't done, or in whose folder another is worked.
+    """
+    busy = {one.home for one in working}
+    undone = {one.spelling for one in [*todo, *working]}
+    for one in todo:
+        if one.home not in busy and not undone.intersection(waits[one.spelling]):
+            return one
+    return None
 
 
 def _in_order(

@@ -416,6 +416,44 @@ def test_who_rests_on_nobody_does_not_wait(host: Host) -> None:
     assert {one.outcome for one in found.values()} == {"fresh"}
 
 
+def test_who_waits_keeps_no_place(host: Host) -> None:
+    """Two at a time: while `top` waits for `maker`, `beside` is worked."""
+    top = host.known("top", rests=APP)
+    maker = host.known("maker", makes=APP)
+    beside = host.known("beside")
+    begun = Event()
+
+    def task(project: Project, *more: Any) -> Outcome:
+        name = Path(project.home).name
+        if name == "beside":
+            begun.set()
+        if name == "maker":
+            assert begun.wait(10)
+        return Outcome(name, project.path, "fresh")
+
+    found = work(host, [top, maker, beside], task, jobs=2)
+    assert {one.outcome for one in found.values()} == {"fresh"}
+
+
+def test_one_folder_is_worked_by_one_at_a_time(host: Host) -> None:
+    one, beside = host.known("one"), host.known("beside")
+    again = locate(f"{one.home}/compose.yml", "/")
+    begun = Event()
+    at_work: set[str] = set()
+
+    def task(project: Project, *more: Any) -> Outcome:
+        assert project.home not in at_work
+        at_work.add(project.home)
+        if project is beside:
+            begun.set()
+        assert begun.wait(10)
+        at_work.remove(project.home)
+        return Outcome(project.spelling, project.path, "fresh")
+
+    found = work(host, [one, again, beside], task, jobs=2)
+    assert [one.outcome for one in found.values()] == ["fresh"] * 3
+
+
 def test_who_waits_is_worked_though_the_maker_fails(host: Host) -> None:
     projects = [host.known("top", rests=APP), host.known("maker", makes=APP)]
 
