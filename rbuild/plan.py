@@ -169,8 +169,8 @@ def make(
     them; `names_interrupted` is what image names meant before one that was killed at its
     builds; `failing` are the services that were in trouble before; `compose_files` are the
     project's own; `monitor_period` is in seconds. Without `up`, images are only built, and pushed
-    if `push` says so. Raises ProjectError where another stack has
-    the same name.
+    if `push` says so. Raises ProjectError where another stack has the same name, or nothing can be
+    pushed.
     """
     containers = [one for one in observed.containers if not one.oneoff]
     notes = _refuse_strangers(containers, configuration, compose_files)
@@ -251,7 +251,12 @@ def is_pulled(service: Service) -> bool:
 
 
 def _push(configuration: Configuration, bases: Bases) -> list[Step]:
-    """Push what is built under a name that somebody gave it."""
+    """Push what is built under a name that somebody gave it; ProjectError if nothing has one."""
+    if not any(one.build and (one.is_named or one.tags) for one in configuration.services.values()):
+        raise ProjectError(
+            f"{configuration.name}: push: true, but no image that it builds has a name of its own",
+            hint="give services image: or build: {tags: …} with the registry, or leave push out",
+        )
     names = [
         name
         for group in bases.order

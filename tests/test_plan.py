@@ -272,15 +272,20 @@ def test_what_has_a_name_is_pushed_once_it_is_built() -> None:
     assert str(only(made, Push)) == "push r.example/base:1, r.example/web:1"
 
 
-def test_nothing_is_pushed_where_nothing_has_a_name_or_nobody_asks() -> None:
+def test_nothing_is_pushed_where_nothing_was_built_or_nobody_asks() -> None:
     bases = Bases((), (("web",),), ())
     named = {"web": {**BUILT, "image": "r.example/web:1"}}
     for made in (
         make(named, bases, up=False),
-        make({"web": BUILT}, bases, up=False, push=True),
         make(named, up=False, push=True),
     ):
         assert not [step for step in made.steps if isinstance(step, Push)]
+
+
+def test_to_push_where_nothing_has_a_name_is_an_error() -> None:
+    with pytest.raises(ProjectError, match="no image that it builds has a name") as raised:
+        make({"web": BUILT, "db": {"image": "postgres:16"}}, NEEDS, up=False, push=True)
+    assert "image:" in raised.value.hint
 
 
 # What it rests on
