@@ -6,29 +6,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rbuild import (
-    contexts,
-    failure,
-    generation,
-    keeping,
-    moves,
-    record,
-    resting,
-    space,
-    staleness,
-    steps,
-    underway,
-    undo,
-)
+from rbuild.compose import contexts
+from rbuild.compose.loading import Loaded
+from rbuild.decisions import moves, staleness
+from rbuild.docker.reference import qualified
 from rbuild.errors import Interrupted, RbuildError, StateError
-from rbuild.loading import Loaded
-from rbuild.plan import Plan
-from rbuild.record import Record
-from rbuild.reference import qualified
 from rbuild.registries.credentials import Login, docker_config
-from rbuild.scene import Scene
-from rbuild.step import Build, Gate, Keep, Pull, Up
-from rbuild.underway import Underway, tracked
+from rbuild.rollbacks import undo
+from rbuild.state import failure, generation, record
+from rbuild.state.record import Record
+from rbuild.updates import keeping, resting, space, steps, underway
+from rbuild.updates.plan import Plan
+from rbuild.updates.scene import Scene
+from rbuild.updates.step import Build, Gate, Keep, Pull, Up
+from rbuild.updates.underway import Underway, tracked
 
 
 def take(scene: Scene, loaded: Loaded, made: Plan, kept: str, *, resumed: bool = False) -> None:

@@ -8,31 +8,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from rbuild import (
-    checkout,
-    failure,
-    generation,
-    keeping,
-    lock,
-    logs,
-    record,
-    rescue,
-    rollback,
-    underway,
-    wayback,
-)
-from rbuild.engine import Container
+from rbuild.compose.loading import load
+from rbuild.compose.project import Project
+from rbuild.decisions.glance import Run
+from rbuild.decisions.moves import MADE
+from rbuild.docker.engine import Container
 from rbuild.errors import Deferred, Interrupted, NeedsPerson, ProjectError, RbuildError, RolledBack
-from rbuild.generation import AS_BUILT, RUNNING, Generation
-from rbuild.glance import Run
-from rbuild.loading import load
-from rbuild.moves import MADE
-from rbuild.plan import leave_alone
 from rbuild.process import Log
-from rbuild.project import Project
-from rbuild.record import Record, stamp
 from rbuild.report import Outcome
-from rbuild.scene import Means, Scene
+from rbuild.rollbacks import rescue, rollback, wayback
+from rbuild.state import failure, generation, lock, logs, record
+from rbuild.state.generation import AS_BUILT, RUNNING, Generation
+from rbuild.state.record import Record, stamp
+from rbuild.updates import checkout, keeping, underway
+from rbuild.updates.plan import leave_alone
+from rbuild.updates.scene import Means, Scene
 
 
 def roll_back(project: Project, run: Run, means: Means, *, to: str = "") -> Outcome | None:

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from rbuild import __version__, configfile
+from rbuild.compose.project import Project, has_compose_file, locate
+from rbuild.decisions.glance import Fresh, Run, glance
 from rbuild.errors import RbuildError, UsageError
-from rbuild.glance import Fresh, Run, glance
-from rbuild.project import Project, has_compose_file, locate
-from rbuild.record import Store, default_root
 from rbuild.report import Outcome, document, exit_code, problems, results
 from rbuild.settings import (
     OPTIONS,
@@ -32,6 +31,7 @@ from rbuild.settings import (
     duration,
     from_environment,
 )
+from rbuild.state.record import Store, default_root
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -420,7 +420,7 @@ def _look_closer(
     unsure: list[Project], rests: list[Fresh], run: Run, report: _Report, given: Mapping[str, Any]
 ) -> None:
     """Work on the projects that may be stale, and on those of `rests` under which all moves."""
-    from rbuild.lookout import Lookout
+    from rbuild.decisions.lookout import Lookout
     from rbuild.process import Stop
 
     def insecure() -> frozenset[str]:

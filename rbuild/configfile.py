@@ -94,7 +94,7 @@ def _cached(look: list[Any], state: str) -> ConfigFile | None:
 def _parse(path: str) -> ConfigFile:
     from functools import partial
 
-    from rbuild import yamlfile
+    from rbuild.compose import yamlfile
 
     try:
         documents = yamlfile.load(path)
@@ -133,7 +133,7 @@ def _absolute(entry: str, config_path: str) -> str:
 
 
 def _write_cache(config: ConfigFile, look: list[Any], state: str) -> None:
-    from rbuild.record import write_private
+    from rbuild.state.record import write_private
 
     cache = {"look": look, "projects": config.projects, "defaults": as_json(config.defaults)}
     try:

@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
-from rbuild import sequence
-from rbuild.engine import Engine
+from rbuild.compose.loading import load
+from rbuild.compose.project import Project
+from rbuild.decisions import sequence
+from rbuild.decisions.glance import Run
+from rbuild.decisions.lookout import Lookout
+from rbuild.docker.engine import Engine
 from rbuild.errors import InternalError, ProjectError
-from rbuild.glance import Run
-from rbuild.loading import load
-from rbuild.lookout import Lookout
 from rbuild.process import Log, Stop
-from rbuild.project import Project
-from rbuild.record import stamp, write_private
 from rbuild.refresh import refresh
 from rbuild.report import Outcome
-from rbuild.scene import Means
+from rbuild.state.record import stamp, write_private
+from rbuild.updates.scene import Means
 
 Task = Callable[[Project, Run, Means], Outcome | None]
 
@@ -148,7 +148,7 @@ def _in_order(
 
 def connect(stop: Stop, log: Log | None, held: Sequence[int]) -> Engine:
     """The engine that the environment points at."""
-    from rbuild.whales import Whales
+    from rbuild.docker.whales import Whales
 
     return Whales(stop, log, held)
 

@@ -14,22 +14,13 @@ from dataclasses import replace
 from functools import partial
 from typing import NoReturn
 
-from rbuild import (
-    attempt,
-    checkout,
-    contexts,
-    failure,
-    keeping,
-    lock,
-    logs,
-    moves,
-    planning,
-    record,
-    recovery,
-    rescue,
-    resting,
-    staleness,
-)
+from rbuild import attempt
+from rbuild.compose import contexts
+from rbuild.compose.loading import Loaded, load, remember_view
+from rbuild.compose.project import Project
+from rbuild.decisions import moves, staleness
+from rbuild.decisions.glance import Run
+from rbuild.decisions.lookout import GIT
 from rbuild.errors import (
     Deferred,
     EngineError,
@@ -38,17 +29,16 @@ from rbuild.errors import (
     RbuildError,
     RolledBack,
 )
-from rbuild.glance import Run
-from rbuild.loading import Loaded, load, remember_view
-from rbuild.lookout import GIT
 from rbuild.process import Log
-from rbuild.project import Project
-from rbuild.record import Record
 from rbuild.registries import credentials
 from rbuild.report import Outcome
-from rbuild.scene import Means, Scene
+from rbuild.rollbacks import recovery, rescue
 from rbuild.settings import from_json
-from rbuild.step import Gate, Require, Up, Watch
+from rbuild.state import failure, lock, logs, record
+from rbuild.state.record import Record
+from rbuild.updates import checkout, keeping, planning, resting
+from rbuild.updates.scene import Means, Scene
+from rbuild.updates.step import Gate, Require, Up, Watch
 
 
 def refresh(project: Project, run: Run, means: Means) -> Outcome | None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 
-from rbuild import prune
+from rbuild.compose.loading import load
+from rbuild.compose.project import Project
+from rbuild.decisions.glance import Run
+from rbuild.docker.reference import qualified
 from rbuild.errors import Deferred, ProjectError, RbuildError
-from rbuild.glance import Run
-from rbuild.loading import load
-from rbuild.lock import hold
-from rbuild.project import Project
-from rbuild.reference import qualified
 from rbuild.report import Outcome
-from rbuild.scene import Means
+from rbuild.state.lock import hold
+from rbuild.updates import prune
+from rbuild.updates.scene import Means
 
 
 def remove(project: Project, run: Run, means: Means) -> Outcome | None:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rbuild.decisions.staleness import Reason, span
 from rbuild.errors import RbuildError
-from rbuild.record import stamp
-from rbuild.staleness import Reason, span
+from rbuild.state.record import stamp
 
 if TYPE_CHECKING:
-    from rbuild.moves import Waits
+    from rbuild.decisions.moves import Waits
 
 # Worst first: what a person must hear of before anything else.
 SEVERITY = (4, 3, 1, 75, 0)

@@ -9,18 +9,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rbuild import fingerprint, lookout, moves, record, staleness
-from rbuild.engine import Container, Engine
+from rbuild.compose import fingerprint
+from rbuild.compose.project import Project, locate, require_compose_file
+from rbuild.decisions import lookout, moves, staleness
+from rbuild.decisions.glance import Run
+from rbuild.decisions.moves import Moves
+from rbuild.decisions.staleness import Reason, span
+from rbuild.docker.engine import Container, Engine
 from rbuild.errors import RbuildError
-from rbuild.failure import LEFT, next_try
-from rbuild.glance import Run
-from rbuild.moves import Moves
 from rbuild.process import Stop
-from rbuild.project import Project, locate, require_compose_file
-from rbuild.record import Record, stamp
 from rbuild.report import short_digests, waiting
 from rbuild.settings import Settings, from_json
-from rbuild.staleness import Reason, span
+from rbuild.state import record
+from rbuild.state.failure import LEFT, next_try
+from rbuild.state.record import Record, stamp
 
 
 @dataclass
@@ -238,6 +240,6 @@ def _local(when: float) -> str:
 
 
 def _engine() -> Engine:
-    from rbuild.whales import Whales
+    from rbuild.docker.whales import Whales
 
     return Whales(Stop())

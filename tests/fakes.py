@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from rbuild.configuration import parse
-from rbuild.engine import Container, Image, Port
+from rbuild.compose.configuration import parse
+from rbuild.compose.project import Target
+from rbuild.docker.engine import Container, Image, Port
 from rbuild.errors import EngineError
 from rbuild.process import Log, Stop
-from rbuild.project import Target
 from rbuild.settings import Given, resolve
-from rbuild.steps import Work
+from rbuild.updates.steps import Work
 
 
 class Clock:

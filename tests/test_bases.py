@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rbuild.bases import Bases, Need, concerned, find
-from rbuild.configuration import parse
+from rbuild.compose.bases import Bases, Need, concerned, find
+from rbuild.compose.configuration import parse
 from rbuild.errors import InputError, ProjectError
 
 HOST = "linux/amd64"

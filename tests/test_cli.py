@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 
 from rbuild import __version__, byhand, crew, refresh, removal
 from rbuild.cli import main
-from rbuild.glance import Run
+from rbuild.decisions.glance import Run
+from rbuild.decisions.staleness import Reason
 from rbuild.report import Outcome
 from rbuild.settings import OPTIONS
-from rbuild.staleness import Reason
 
 
 class Crew:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rbuild import yamlfile
+from rbuild.compose import yamlfile
 from rbuild.configfile import ConfigFile, expand, places, read
 from rbuild.errors import UsageError
 from rbuild.settings import Given

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rbuild.configuration import Service, longest_wait, parse, seconds
-from rbuild.engine import Healthcheck, Port
+from rbuild.compose.configuration import Service, longest_wait, parse, seconds
+from rbuild.docker.engine import Healthcheck, Port
 from rbuild.errors import ProjectError
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rbuild.context import Context, changes, contents, signature
+from rbuild.compose.context import Context, changes, contents, signature
 from rbuild.errors import InputError
 
 KEY = "11" * 16

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from rbuild import context, record
-from rbuild.context import Context
-from rbuild.contexts import Seen, look, of, remember
+from rbuild.compose import context
+from rbuild.compose.context import Context
+from rbuild.compose.contexts import Seen, look, of, remember
 from rbuild.errors import InputError, StateError
-from rbuild.record import Record
+from rbuild.state import record
+from rbuild.state.record import Record
 
 KEY = "00" * 16
 

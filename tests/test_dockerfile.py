@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rbuild.dockerfile import Base, Bases, images
+from rbuild.compose.dockerfile import Base, Bases, images
 from rbuild.errors import InputError
 
 

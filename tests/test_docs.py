@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from rbuild.cli import main
-from rbuild.configuration import SERVICE_KEYS
+from rbuild.compose.configuration import SERVICE_KEYS
 from rbuild.errors import RbuildError
-from rbuild.hook import variables
-from rbuild.lock import HOOK_OF
 from rbuild.report import SEVERITY, Outcome, document
 from rbuild.settings import FILE_KEYS, HOOKS, OPTIONS
+from rbuild.state.lock import HOOK_OF
+from rbuild.updates.hook import variables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

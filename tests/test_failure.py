@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import failure
-from rbuild.failure import LEFT, TOUCHED, UNTOUCHED, Waiting, holds_back, next_try, waiting
-from rbuild.record import stamp
+from rbuild.state import failure
+from rbuild.state.failure import LEFT, TOUCHED, UNTOUCHED, Waiting, holds_back, next_try, waiting
+from rbuild.state.record import stamp
 
 NOW = 1_800_000_000.0
 HOUR, DAY = 3600, 86400

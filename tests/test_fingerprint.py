@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rbuild.fingerprint import changes, content_files, differences, digests, signature
+from rbuild.compose.fingerprint import changes, content_files, differences, digests, signature
 
 KEY = "11" * 16
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import fingerprint, inputs, record
-from rbuild.project import locate
-from rbuild.record import Record, Store, stamp
+from rbuild.compose import fingerprint, inputs
+from rbuild.compose.project import locate
+from rbuild.state import record
+from rbuild.state.record import Record, Store, stamp
 
 HEAVY = ("yaml", "python_on_whales", "pydantic", "subprocess", "hashlib", "concurrent.futures",
-         "asyncio", "difflib", "rbuild.whales", "rbuild.refresh", "rbuild.yamlfile")  # fmt: skip
+         "asyncio", "difflib", "rbuild.docker.whales", "rbuild.refresh",
+         "rbuild.compose.yamlfile")  # fmt: skip
 
 
 def make_fresh(folder: Path, store: Store) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from rbuild import gate
-from rbuild.engine import Container
+from rbuild.docker.engine import Container
 from rbuild.errors import GateError, Interrupted
-from rbuild.health import Expectation
-from rbuild.step import Gate, Watch
-from rbuild.steps import Work, run
+from rbuild.updates import gate
+from rbuild.updates.health import Expectation
+from rbuild.updates.step import Gate, Watch
+from rbuild.updates.steps import Work, run
 
 from .fakes import Clock, Fake, box, work
 

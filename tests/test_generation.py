@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rbuild import generation, record
-from rbuild.engine import Container
+from rbuild.docker.engine import Container
 from rbuild.errors import StateError
-from rbuild.generation import Generation, Kept
+from rbuild.state import generation, record
+from rbuild.state.generation import Generation, Kept
 
 OLD, MID, NEW = "20260101T000000Z", "20260601T000000Z", "20261101T000000Z"
 WHOLE = Generation(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rbuild.engine import Container
-from rbuild.health import Expectation, Verdict, judge, stopped_by_hand, was_failing
+from rbuild.docker.engine import Container
+from rbuild.updates.health import Expectation, Verdict, judge, stopped_by_hand, was_failing
 
 SETTLE = 5.0
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import hook, process
+from rbuild import process
 from rbuild.errors import Deferred, HookError, Interrupted
-from rbuild.lock import HOOK_OF
 from rbuild.process import Log, Stop
+from rbuild.state.lock import HOOK_OF
+from rbuild.updates import hook
 
 
 def sh(text: str) -> tuple[str, ...]:
@@ -204,10 +205,11 @@ def test_it_inherits_the_locks_and_nothing_else(stage: Stage) -> None:
 def test_a_hook_that_runs_on_the_project_of_its_run_is_refused(stage: Stage) -> None:
     script = """\
 import os, sys
-from rbuild import hook, lock
+from rbuild.state import lock
+from rbuild.updates import hook
 from rbuild.process import Log, Stop
 home, log = sys.argv[1:]
-inner = [sys.executable, "-c", "import sys; from rbuild.lock import hold;"
+inner = [sys.executable, "-c", "import sys; from rbuild.state.lock import hold;"
          "hold(sys.argv[1], wait=60).__enter__()", home]
 with lock.hold(home) as held:
     told = hook.variables("before-update", project="p", folder=home, home=home, reasons=(),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rbuild.compose.ignore import Ignore
 from rbuild.errors import InputError
-from rbuild.ignore import Ignore
 
 # Ignore file; what it excludes; what it doesn't.
 CASES: list[tuple[str, str, str]] = [

@@ -12,9 +12,9 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rbuild import inputs
+from rbuild.compose import inputs
+from rbuild.compose.inputs import Inputs, expand, mentions, walk
 from rbuild.errors import InputError
-from rbuild.inputs import Inputs, expand, mentions, walk
 
 
 def walked(

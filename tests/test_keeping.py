@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from rbuild import generation, keeping
-from rbuild.configuration import parse
-from rbuild.engine import Container
+from rbuild.compose.configuration import parse
+from rbuild.compose.project import Target
+from rbuild.docker.engine import Container
 from rbuild.errors import EngineError
-from rbuild.generation import RUNNING, Generation
-from rbuild.project import Target
-from rbuild.record import Record
+from rbuild.state import generation
+from rbuild.state.generation import RUNNING, Generation
+from rbuild.state.record import Record
+from rbuild.updates import keeping
 
 STAMP = "20261101T030000Z"
 

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from rbuild.engine import Engine
+from rbuild.compose.loading import Loaded, load
+from rbuild.compose.project import Target, locate
+from rbuild.docker.engine import Engine
 from rbuild.errors import ProjectError
-from rbuild.loading import Loaded, load
-from rbuild.project import Target, locate
-from rbuild.record import Store
 from rbuild.settings import Given
+from rbuild.state.record import Store
 
 
 class Rendering:

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from rbuild.errors import Busy, Interrupted, ProjectError, StateError
-from rbuild.lock import HOOK_OF, hold
 from rbuild.process import Stop
+from rbuild.state.lock import HOOK_OF, hold
 
 HOLDER = """
 import subprocess, sys
-from rbuild.lock import hold
+from rbuild.state.lock import hold
 with hold(sys.argv[1]) as descriptor:
     child = None
     if len(sys.argv) > 2:

@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from rbuild import record
+from rbuild.compose.project import Project, locate
+from rbuild.decisions.glance import Fresh, Run
+from rbuild.decisions.lookout import Lookout, source_of
+from rbuild.decisions.moves import BASE, IMAGE, WATCH, Moves
 from rbuild.errors import RbuildError
-from rbuild.glance import Fresh, Run
-from rbuild.lookout import Lookout, source_of
-from rbuild.moves import BASE, IMAGE, WATCH, Moves
 from rbuild.process import Stop
-from rbuild.project import Project, locate
-from rbuild.record import Record, Store
 from rbuild.registries import registry
 from rbuild.registries.credentials import Login
 from rbuild.report import Outcome
 from rbuild.settings import Given, Settings, resolve
 from rbuild.sources import source
+from rbuild.state import record
+from rbuild.state.record import Record, Store
 
 from .world import Clock, Hub
 

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import gate, record, steps, wayback
+from rbuild.decisions.glance import Run, glance
+from rbuild.decisions.lookout import Lookout
+from rbuild.decisions.moves import BASE, IMAGE, WATCH
+from rbuild.docker.reference import qualified
 from rbuild.errors import EngineError
-from rbuild.glance import Run, glance
-from rbuild.lookout import Lookout
-from rbuild.moves import BASE, IMAGE, WATCH
 from rbuild.process import Stop
-from rbuild.record import Record
-from rbuild.reference import qualified
 from rbuild.registries import registry
 from rbuild.report import Outcome
+from rbuild.rollbacks import wayback
+from rbuild.state import record
+from rbuild.state.record import Record
+from rbuild.updates import gate, steps
 
 from .world import DAY, Clock, Hub, Site, fail_at
 

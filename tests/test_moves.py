@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild.moves import (
+from rbuild.decisions.moves import (
     BASE,
     IMAGE,
     WATCH,

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from rbuild import plan
-from rbuild.bases import Bases, Need
-from rbuild.configuration import Configuration, parse
-from rbuild.engine import Container, Image, Port
+from rbuild.compose.bases import Bases, Need
+from rbuild.compose.configuration import Configuration, parse
+from rbuild.docker.engine import Container, Image, Port
 from rbuild.errors import ProjectError
-from rbuild.health import Expectation
-from rbuild.plan import Build, Free, Gate, Keep, Observed, Plan, Pull, Push, Require, Up
 from rbuild.settings import Given
+from rbuild.updates import plan
+from rbuild.updates.health import Expectation
+from rbuild.updates.plan import Build, Free, Gate, Keep, Observed, Plan, Pull, Push, Require, Up
 
 STAMP = "20261121T030000Z"
 NOTHING = Bases((), (), ())

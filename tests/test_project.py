@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbuild.compose.project import DEFAULT_FILES, has_compose_file, locate, require_compose_file
 from rbuild.errors import ProjectError
-from rbuild.project import DEFAULT_FILES, has_compose_file, locate, require_compose_file
 
 
 def touch(root: Path, *names: str) -> None:

@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from rbuild.engine import Container, Image
+from rbuild.docker.engine import Container, Image
 from rbuild.errors import EngineError
-from rbuild.prune import expired, removable, remove_leftovers, tidy, unused
+from rbuild.updates.prune import expired, removable, remove_leftovers, tidy, unused
 
 OLD, MID, NEW = "20260101T000000Z", "20260601T000000Z", "20261101T000000Z"
 

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rbuild import record
 from rbuild.errors import StateError
-from rbuild.record import Damaged, Record, Store, default_root, keyed_digest, stamp
+from rbuild.state import record
+from rbuild.state.record import Damaged, Record, Store, default_root, keyed_digest, stamp
 
 WHOLE: dict[str, Any] = {
     "name": "site", "home": "/srv/site", "built": "2026-11-01T03:00:00.000Z",
@@ -289,10 +289,11 @@ def test_a_record_with_any_wrong_part_is_damaged_or_can_be_used(
 
 def use(found: Record) -> None:
     """What the rest of rbuild does with a record that `read` has let pass."""
-    from rbuild import failure, rescue
-    from rbuild.fingerprint import changes, differences
+    from rbuild.compose.fingerprint import changes, differences
+    from rbuild.decisions.staleness import decide
+    from rbuild.rollbacks import rescue
     from rbuild.settings import from_json, resolve
-    from rbuild.staleness import decide
+    from rbuild.state import failure
 
     stamp(found.built_at)
     for view in found.views.values():

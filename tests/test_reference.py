@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rbuild.reference import (
+from rbuild.docker.reference import (
     familiar,
     generations,
     is_listed,

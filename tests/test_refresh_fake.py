@@ -15,13 +15,16 @@ from typing import Any
 
 import pytest
 
-from rbuild import crew, gate, record, steps, wayback
+from rbuild import crew
+from rbuild.compose.project import locate
 from rbuild.errors import EngineError, Interrupted, RbuildError, StateError
 from rbuild.process import Stop
-from rbuild.project import locate
-from rbuild.record import Record
 from rbuild.refresh import refresh
 from rbuild.report import Outcome
+from rbuild.rollbacks import wayback
+from rbuild.state import record
+from rbuild.state.record import Record
+from rbuild.updates import gate, steps
 
 from .world import DAY, WELL, Clock, Fake, Saved, Site, World, die_from, fail_at, full_disk
 
@@ -1061,7 +1064,7 @@ def test_an_error_whose_details_cannot_be_kept(
 
 
 def test_a_project_at_work_elsewhere_is_deferred(updated: Site) -> None:
-    from rbuild.lock import hold
+    from rbuild.state.lock import hold
 
     with hold(updated.project.home):
         outcome = updated.run(forced=True)

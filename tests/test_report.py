@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from rbuild.decisions.moves import Waits
+from rbuild.decisions.staleness import Reason
 from rbuild.errors import (
     Busy,
     Deferred,
@@ -25,9 +27,7 @@ from rbuild.errors import (
     UpError,
     UsageError,
 )
-from rbuild.moves import Waits
 from rbuild.report import Outcome, document, exit_code, problems, results
-from rbuild.staleness import Reason
 
 
 def outcome(kind: str = "fresh", **more: Any) -> Outcome:

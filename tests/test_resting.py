@@ -8,13 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from rbuild import resting, steps
-from rbuild.engine import Engine, Image
+from rbuild.decisions.moves import BASE, IMAGE, WATCH, Made, Moves, Sighting, Waits
+from rbuild.docker.engine import Engine, Image
 from rbuild.errors import NotInRegistry
-from rbuild.moves import BASE, IMAGE, WATCH, Made, Moves, Sighting, Waits
-from rbuild.scene import Scene
 from rbuild.settings import Given, Settings, resolve
-from rbuild.step import Pull
+from rbuild.updates import resting, steps
+from rbuild.updates.scene import Scene
+from rbuild.updates.step import Pull
 
 from .fakes import Fake, work
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rbuild.configuration import Service
-from rbuild.engine import Container, Image
-from rbuild.generation import UP, Generation, Kept
-from rbuild.health import Expectation
-from rbuild.project import Target
-from rbuild.rollback import Back, commands, data_at_risk, plan, what_runs
-from rbuild.step import Drop, Gate, Restore, Step, Up
+from rbuild.compose.configuration import Service
+from rbuild.compose.project import Target
+from rbuild.docker.engine import Container, Image
+from rbuild.rollbacks.rollback import Back, commands, data_at_risk, plan, what_runs
+from rbuild.state.generation import UP, Generation, Kept
+from rbuild.updates.health import Expectation
+from rbuild.updates.step import Drop, Gate, Restore, Step, Up
 
 STAMP = "20261101T030000Z"
 TARGET = Target("/srv/site", ("/state/kept.json",), (), "site")

@@ -12,16 +12,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rbuild import crew, record, sequence
-from rbuild.configuration import Configuration, parse
+from rbuild import crew
+from rbuild.compose.configuration import Configuration, parse
+from rbuild.compose.loading import Loaded
+from rbuild.compose.project import Project, locate
+from rbuild.decisions import sequence
+from rbuild.decisions.glance import Run
+from rbuild.decisions.sequence import Node, arrange, of_configuration, of_record, order, waits
 from rbuild.errors import ProjectError
-from rbuild.glance import Run
-from rbuild.loading import Loaded
 from rbuild.process import Stop
-from rbuild.project import Project, locate
-from rbuild.record import Record, Store
 from rbuild.report import Outcome
-from rbuild.sequence import Node, arrange, of_configuration, of_record, order, waits
+from rbuild.state import record
+from rbuild.state.record import Record, Store
 
 APP, BASE = "docker.io/library/app:latest", "docker.io/library/base:latest"
 

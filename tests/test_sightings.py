@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rbuild.moves import Sighting, compare, waiting_line
+from rbuild.decisions.moves import Sighting, compare, waiting_line
 from rbuild.registries import sightings
 from rbuild.registries.sightings import Memory, key, note, read, remember
 from rbuild.settings import Given, resolve
@@ -79,7 +79,7 @@ def test_a_state_folder_that_cannot_be_written_costs_the_memory_alone(
     remember(str(tmp_path), {"a": Sighting("1", NOW, NOW)}, {})
 
     def full(path: str, text: str) -> None:
-        from rbuild import record
+        from rbuild.state import record
 
         raise record.unusable(path, OSError(28, "No space left on device"))
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import lock
 from rbuild.errors import Busy, Interrupted
 from rbuild.process import Log, Stop
 from rbuild.sources import source
 from rbuild.sources.source import Move, Source, SourceError, Unreachable
+from rbuild.state import lock
 
 TOKEN = "ghp_s3cr3t0123456789"
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import space
-from rbuild.engine import EngineInfo
+from rbuild.docker.engine import EngineInfo
 from rbuild.errors import SpaceError
+from rbuild.updates import space
 
 
 def info(root: Path | str, *, here: bool = True, containerd: bool = False) -> EngineInfo:

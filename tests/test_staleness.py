@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild.record import Record, stamp
-from rbuild.staleness import TOLERANCE, Reason, decide, due_at, span
+from rbuild.decisions.staleness import TOLERANCE, Reason, decide, due_at, span
+from rbuild.state.record import Record, stamp
 
 NOW = 1_700_000_000.0
 DAY = 86400

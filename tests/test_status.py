@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from rbuild import failure, status
+from rbuild import status
 from rbuild.cli import main
-from rbuild.engine import Container
+from rbuild.compose.project import locate
+from rbuild.decisions.moves import Sighting
+from rbuild.docker.engine import Container
 from rbuild.errors import EngineError
-from rbuild.moves import Sighting
-from rbuild.project import locate
-from rbuild.record import Record, Store, stamp, write
 from rbuild.registries import sightings
+from rbuild.state import failure
+from rbuild.state.record import Record, Store, stamp, write
 
 HOUR = 3600
 DAY = 86400

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rbuild import gate, steps
-from rbuild.engine import Healthcheck, Image, Port
+from rbuild.compose.project import Target
+from rbuild.docker.engine import Healthcheck, Image, Port
 from rbuild.errors import (
     Deferred,
     EngineError,
@@ -19,11 +19,23 @@ from rbuild.errors import (
     PullError,
     UpError,
 )
-from rbuild.health import Expectation
 from rbuild.process import Log
-from rbuild.project import Target
-from rbuild.step import Build, Drop, Free, Gate, Hook, Keep, Pull, Require, Restore, Up, Watch
-from rbuild.steps import is_taken, put_back, run
+from rbuild.updates import gate, steps
+from rbuild.updates.health import Expectation
+from rbuild.updates.step import (
+    Build,
+    Drop,
+    Free,
+    Gate,
+    Hook,
+    Keep,
+    Pull,
+    Require,
+    Restore,
+    Up,
+    Watch,
+)
+from rbuild.updates.steps import is_taken, put_back, run
 
 from .fakes import TARGET, Clock, Fake, box, work
 

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import yamlfile
+from rbuild.compose import yamlfile
 from rbuild.errors import InputError
 
 

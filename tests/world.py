@@ -21,20 +21,21 @@ from typing import Any
 
 import pytest
 
-from rbuild import byhand, generation, record
-from rbuild.engine import Container, EngineInfo, Image
+from rbuild import byhand
+from rbuild.compose.project import Target, locate
+from rbuild.decisions.glance import Run
+from rbuild.decisions.lookout import Lookout
+from rbuild.docker.engine import Container, EngineInfo, Image
+from rbuild.docker.reference import familiar, generations
 from rbuild.errors import EngineError, Interrupted, UpError
-from rbuild.glance import Run
-from rbuild.lookout import Lookout
 from rbuild.process import Stop
-from rbuild.project import Target, locate
-from rbuild.record import Record, Store
-from rbuild.reference import familiar, generations
 from rbuild.refresh import refresh
 from rbuild.registries.registry import Answer, Question
 from rbuild.report import Outcome
-from rbuild.scene import Means
 from rbuild.settings import Given
+from rbuild.state import generation, record
+from rbuild.state.record import Record, Store
+from rbuild.updates.scene import Means
 
 CONFIG: dict[str, Any] = {
     "name": "site",

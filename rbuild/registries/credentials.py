@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from rbuild.errors import RbuildError
-from rbuild.record import write_private
+from rbuild.state.record import write_private
 
 HELPER_TIMEOUT = 20.0
 """Seconds that a credential helper may take: one that waits for a person waits in vain."""

@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rbuild.lock import Stoppable
 from rbuild.registries.credentials import Login
+from rbuild.state.lock import Stoppable
 
 # The rooms below load TLS and HTTP: that waits until something is asked.
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rbuild.decisions.moves import Sighting
 from rbuild.errors import RbuildError
-from rbuild.moves import Sighting
-from rbuild.record import write_private
+from rbuild.state.record import write_private
 
 _FILE = "registries.json"
 _FORMAT = 1

@@ -14,8 +14,8 @@ from glob import glob
 from typing import NamedTuple
 
 from rbuild.process import Log
-from rbuild.record import write_private
 from rbuild.sources.git import NAMED, Change, Git, SourceError, some
+from rbuild.state.record import write_private
 
 _NOTE = "rbuild-move"
 # Paths of one command: 100 of PATH_MAX fit well into what the kernel takes.

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from rbuild import lock
 from rbuild.errors import Busy, RbuildError
 from rbuild.process import Log, Stop
 from rbuild.sources import mending, upstream
 from rbuild.sources.git import ID, Change, Git, SourceError, Unreachable, plain, some
 from rbuild.sources.mending import Note
+from rbuild.state import lock
 
 __all__ = [
     "Move", "Source", "SourceError", "Unreachable", "ahead", "fetch", "forward", "head", "restore",

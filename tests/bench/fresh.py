@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 from statistics import median
 
-from rbuild import fingerprint, inputs, record
-from rbuild.project import locate
-from rbuild.record import Record, Store, stamp
+from rbuild.compose import fingerprint, inputs
+from rbuild.compose.project import locate
+from rbuild.state import record
+from rbuild.state.record import Record, Store, stamp
 
 ROUNDS = 21
 PROJECTS = 1000

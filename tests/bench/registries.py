@@ -20,8 +20,8 @@ from statistics import median
 
 from fresh import make_fresh, wall
 
-from rbuild import record
-from rbuild.record import Store
+from rbuild.state import record
+from rbuild.state.record import Store
 
 # By its file's name this one hides the module that it needs.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild.context import Context, contents
+from rbuild.compose.context import Context, contents
 from rbuild.errors import InputError
 
 KEY = "11" * 16

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild.dockerfile import Bases, images
+from rbuild.compose.dockerfile import Bases, images
 from rbuild.errors import InputError
 
 TAGS = ("rbt/a", "rbt/b", "rbt/c", "rbt/d", "rbt/a:2", "rbt/a:x86", "rbt/a-z", "rbt-lib", "0")

@@ -17,8 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from rbuild import inputs
-from rbuild.inputs import AMBIENT_VARIABLES, CHOOSING_VARIABLES, COMPOSE_NAMES, OVERRIDE_NAMES, walk
+from rbuild.compose import inputs
+from rbuild.compose.inputs import (
+    AMBIENT_VARIABLES,
+    CHOOSING_VARIABLES,
+    COMPOSE_NAMES,
+    OVERRIDE_NAMES,
+    walk,
+)
 
 OWN = {*AMBIENT_VARIABLES, *CHOOSING_VARIABLES}
 TRACED = "openat,open,newfstatat,stat,lstat,statx,access,faccessat,faccessat2"

@@ -35,8 +35,8 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     __package__ = "tests.faults"
 
-from rbuild import record
 from rbuild.errors import RbuildError
+from rbuild.state import record
 
 from .engines import (
     Engine,

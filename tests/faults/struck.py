@@ -50,7 +50,7 @@ def strike_after(seconds: float) -> None:
 
 def strike_at(number: int, *, at_end: bool) -> None:
     """Strike at a boundary of the step with this number, counted from 1."""
-    from rbuild import steps
+    from rbuild.updates import steps
 
     real, count = steps.run, 0
 
@@ -70,7 +70,7 @@ def strike_at(number: int, *, at_end: bool) -> None:
 
 def list_steps(path: Path) -> None:
     """Write down each step as it ends."""
-    from rbuild import steps
+    from rbuild.updates import steps
 
     real = steps.run
 

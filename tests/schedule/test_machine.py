@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rbuild.record import stamp
+from rbuild.state.record import stamp
 
 if TYPE_CHECKING:
     from conftest import Entry, Machine, Site

@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbuild.cli import main
-from rbuild.record import Record, stamp
+from rbuild.decisions.staleness import decide
 from rbuild.settings import defaults_from_environment, from_environment, resolve
-from rbuild.staleness import decide
+from rbuild.state.record import Record, stamp
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
 START = datetime(2026, 6, 1, tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""What a project is: its compose files, what they depend on, and how that looks now."""

@@ -1,0 +1,197 @@
+"""What a project's inputs look like, on two levels.
+
+The signature is cheap: size, mtime and inode of each input path, or its absence, and the
+values of the variables that the compose files read. Equal signatures: nothing changed, and
+nothing else is looked at. The digests are exact: Compose's rendered configuration and the
+content of files that Compose doesn't read itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rbuild.state.record import keyed_digest
+
+# A single file that is mounted writable may be data. Text of this size may be configuration.
+LARGEST_WRITABLE = 1 << 20
+CONFIGURATION = "configuration"
+
+
+def signature(
+    paths: Iterable[str], variables: Iterable[str], environ: Mapping[str, str], key: str
+) -> dict[str, Any]:
+    """The signature of these inputs now, as plain JSON values."""
+    return {
+        "paths": {path: _look(path) for path in paths},
+        "variables": {name: _value(name, environ, key) for name in variables},
+    }
+
+
+def differences(seen: Mapping[str, Any], environ: Mapping[str, str], key: str) -> list[str]:
+    """The inputs whose signature is no longer what was `seen`; empty if all are equal."""
+    changed = [path for path, was in seen["paths"].items() if _look(path) != was]
+    changed += [
+        f"${name}" for name, was in seen["variables"].items() if _value(name, environ, key) != was
+    ]
+    return changed
+
+
+def digests(config: Mapping[str, Any], folder: str, home: str, key: str) -> dict[str, str]:
+    """Digest of the rendered configuration and of each content file, by input.
+
+    `config` is what `docker compose config --format json` gives. What doesn't shape a
+    deployment (`x-` keys) is left out, and `folder` (as spelled) reads as `home`.
+    """
+    shaped = _respell(_without_extensions(config), folder, home)
+    text = json.dumps(shaped, sort_keys=True).encode()
+    found = {CONFIGURATION: keyed_digest(key, text)}
+    for path in content_files(config):
+        found[_respell(path, folder, home)] = _content(path, key)
+    return found
+
+
+def shapes(config: Mapping[str, Any], key: str) -> dict[str, str]:
+    """A digest of each service's rendered configuration."""
+    services = _without_extensions(config).get("services") or {}
+    return {
+        name: keyed_digest(key, json.dumps(one, sort_keys=True).encode())
+        for name, one in services.items()
+    }
+
+
+def content_files(config: Mapping[str, Any]) -> list[str]:
+    """Paths of the files that shape a deployment and whose content `compose config` hides.
+
+    Dockerfiles, ignore files, files behind `configs:` and `secrets:`, and single files that
+    are mounted: read-only ones, and writable ones as long as they look like configuration.
+    """
+    found: dict[str, None] = {}
+    for service in config.get("services", {}).values():
+        build = service.get("build")
+        if build and is_local_context(build.get("context", "")):
+            dockerfile = dockerfile_of(build)
+            if dockerfile:
+                found[dockerfile] = None
+                found[dockerfile + ".dockerignore"] = None
+            found[os.path.join(build["context"], ".dockerignore")] = None
+        for mount in service.get("volumes") or ():
+            source = mount.get("source", "")
+            if mount.get("type") == "bind" and (
+                _is_file(source) if mount.get("read_only") else _is_configuration(source)
+            ):
+                found[source] = None
+    for kind in ("configs", "secrets"):
+        for one in (config.get(kind) or {}).values():
+            if one.get("file"):
+                found[one["file"]] = None
+    return list(found)
+
+
+def dockerfile_of(build: Mapping[str, Any]) -> str:
+    """Path of a build's Dockerfile; empty if it's inline or not a file here."""
+    if "dockerfile_inline" in build or not is_local_context(build.get("context", "")):
+        return ""
+    return os.path.join(build["context"], build.get("dockerfile") or "Dockerfile")
+
+
+def is_local_context(context: str) -> bool:
+    """Whether a build's context is a folder on this machine; rendered ones are absolute."""
+    return context.startswith("/")
+
+
+def changes(old: Mapping[str, str], new: Mapping[str, str], suspects: Iterable[str]) -> list[str]:
+    """What a person should read about the difference of two sets of digests.
+
+    `suspects` are inputs whose signature changed: they name a changed configuration better
+    than the word.
+    """
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) == new.get(name) or name == CONFIGURATION:
+            continue
+        if old.get(name, "absent") == new.get(name, "absent"):
+            continue
+        if new.get(name, "absent") == "absent":
+            found.append(f"{name} disappeared")
+        elif old.get(name, "absent") == "absent":
+            found.append(f"{name} appeared")
+        else:
+            found.append(name)
+    if old.get(CONFIGURATION) != new.get(CONFIGURATION):
+        named = [one for one in suspects if one not in new]
+        found = [one for one in named if one not in found] + found
+        if not named:
+            found.insert(0, "the rendered configuration")
+    return found
+
+
+def _look(path: str) -> list[int] | str | None:
+    try:
+        info = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error.strerror
+    if stat.S_ISDIR(info.st_mode):
+        return "folder"
+    return [info.st_size, info.st_mtime_ns, info.st_ino]
+
+
+def _value(name: str, environ: Mapping[str, str], key: str) -> str | None:
+    value = environ.get(name)
+    return None if value is None else keyed_digest(key, os.fsencode(value))
+
+
+def _content(path: str, key: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return keyed_digest(key, file.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return "absent"
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _is_configuration(path: str) -> bool:
+    if not _is_file(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return os.fstat(file.fileno()).st_size <= LARGEST_WRITABLE and b"\0" not in file.read()
+    except OSError:
+        return False
+
+
+def _without_extensions(config: Mapping[str, Any]) -> dict[str, Any]:
+    def strip(mapping: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in mapping.items() if not name.startswith("x-")}
+
+    shaped = strip(config)
+    for kind in ("services", "networks", "volumes", "configs", "secrets"):
+        named = shaped.get(kind)
+        if named:
+            shaped[kind] = {name: strip(one) if one else one for name, one in named.items()}
+    return shaped
+
+
+def _respell(value: Any, folder: str, home: str) -> Any:
+    if folder == home:
+        return value
+    if isinstance(value, dict):
+        return {name: _respell(one, folder, home) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_respell(one, folder, home) for one in value]
+    if isinstance(value, str) and (value == folder or value.startswith(folder + "/")):
+        return home + value[len(folder) :]
+    return value

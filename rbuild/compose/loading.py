@@ -1,0 +1,278 @@
+"""Reads one project in full: Compose's rendering of it, our record, its settings, its changes.
+
+This is the slow look, taken when a project may be stale; it needs Docker's CLI, no engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rbuild.compose import configuration, fingerprint, inputs, yamlfile
+from rbuild.compose.configuration import Configuration
+from rbuild.compose.inputs import Inputs
+from rbuild.compose.project import Project, Target, require_compose_file
+from rbuild.docker.engine import Engine
+from rbuild.errors import ProjectError
+from rbuild.settings import Given, as_json, from_mapping, key_lines
+from rbuild.state import record
+from rbuild.state.record import Record, Store
+
+_UNSET = re.compile(r'The \\?"(\w+)\\?" variable is not set')
+# Spellings of one project whose signatures a record keeps.
+MOST_VIEWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A project as it stands now."""
+
+    project: Project
+    target: Target
+    configuration: Configuration
+    inputs: Inputs
+    folder: str
+    """Its state folder."""
+    record: Record | None
+    damaged: str
+    """Why the record that was there can't be used; empty if it can, or there is none."""
+    key: str
+    digests: Mapping[str, str]
+    shapes: Mapping[str, str]
+    """Digest of each service's rendered configuration."""
+    view: Mapping[str, Any]
+    """What a record keeps of this spelling: signature and `x-rbuild` settings."""
+    changed: tuple[str, ...]
+    provided: tuple[str, ...]
+    own_settings: Mapping[str, Given]
+    notes: tuple[str, ...]
+    rendered: Mapping[str, Any]
+    """The whole configuration, as Compose renders it."""
+    inputs_digest: str
+    """Of all that an update is made from, settings included: what to try again, or not."""
+
+
+def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, str]) -> Loaded:
+    """Look at a project in full. Changes nothing.
+
+    Raises ProjectError or InputError for what is wrong with its files, StateError.
+    """
+    require_compose_file(project, environ)
+    target = project.target
+    environ = {**environ, "PWD": target.folder}
+    found = inputs.walk(target.folder, target.files, environ)
+    # Signatures come before what they stand for is read: a change in between shows next time.
+    names = [one.name for one in found.variables]
+    key = os.urandom(16).hex()
+    early = fingerprint.signature(found.paths, names, environ, key)
+    if not target.files:
+        target = target._replace(chosen=found.main_files)
+    documents = _documents(found)
+    lines = _service_lines(documents)
+    rendered, complaints = engine.render(
+        target, service_extensions=bool(lines) or bool(found.remote)
+    )
+    parsed = configuration.parse(rendered, project.path, lines)
+    # Of files that are included or extended, Compose takes no `x-rbuild`.
+    main = [one for one in documents if one.path in found.main_files]
+    own_settings = _own_settings(rendered.get("x-rbuild"), main)
+    _refuse_lost_hooks(rendered.get("x-rbuild"), main)
+
+    folder = store.path(parsed.name, project.home)
+    known, damaged = _read(folder)
+    if known and known.key:
+        key = known.key
+        early["variables"] = fingerprint.signature((), names, environ, key)["variables"]
+    _refuse_other_files(known, found, project)
+    _require_variables(known, found, environ)
+
+    content = fingerprint.content_files(rendered)
+    late = fingerprint.signature(content, (), environ, key)
+    digests = fingerprint.digests(rendered, target.folder, project.home, key)
+    if "up" in own_settings and not own_settings["up"].value:
+        # Compose knows nothing of it, and it decides what an update is.
+        digests["x-rbuild: {up: false}"] = record.keyed_digest(key, b"false")
+    view = {
+        "paths": {**late["paths"], **early["paths"]},
+        "variables": early["variables"],
+        "settings": as_json(own_settings),
+    }
+    before = known.views.get(project.spelling) if known else None
+    suspects = fingerprint.differences(before, environ, key) if before else []
+    suspects = [one for one in suspects if one not in content]
+    changed = fingerprint.changes(known.digests, digests, suspects) if known else []
+    return Loaded(
+        project=project,
+        target=target,
+        configuration=parsed,
+        inputs=found,
+        folder=folder,
+        record=known,
+        damaged=damaged,
+        key=key,
+        digests=digests,
+        shapes=fingerprint.shapes(rendered, key),
+        view=view,
+        changed=tuple(changed),
+        provided=tuple(sorted(_provided(found, environ))),
+        own_settings=own_settings,
+        notes=_notes(complaints, found),
+        rendered=rendered,
+        inputs_digest=_inputs_digest(digests, own_settings, rendered, key),
+    )
+
+
+def _inputs_digest(
+    digests: Mapping[str, str],
+    own_settings: Mapping[str, Given],
+    rendered: Mapping[str, Any],
+    key: str,
+) -> str:
+    services = (rendered.get("services") or {}).items()
+    own = {name: one["x-rbuild"] for name, one in services if "x-rbuild" in one}
+    values = {name: given.value for name, given in own_settings.items()}
+    whole = json.dumps([dict(digests), values, own], sort_keys=True)
+    return record.keyed_digest(key, whole.encode())
+
+
+def remember_view(known: Record, loaded: Loaded) -> None:
+    """Let a record know the signature that this spelling has now."""
+    views = {name: one for name, one in known.views.items() if name != loaded.project.spelling}
+    latest = list(views.items())[-(MOST_VIEWS - 1) :]
+    known.views = {**dict(latest), loaded.project.spelling: dict(loaded.view)}
+
+
+def _read(folder: str) -> tuple[Record | None, str]:
+    try:
+        return record.read(folder), ""
+    except record.Damaged as error:
+        return None, error.message
+
+
+def _documents(found: Inputs) -> list[yamlfile.Document]:
+    """What the compose files hold; what is read from elsewhere than a file is left out."""
+    documents = []
+    for path in found.compose_files:
+        if os.path.isfile(path):
+            documents += yamlfile.load(path)
+    return [one for one in documents if isinstance(one.data, dict)]
+
+
+def _service_lines(documents: Sequence[yamlfile.Document]) -> dict[tuple[str, str], str]:
+    """Where each service's `x-rbuild` stands, by service and key; the key "" is all of it."""
+    lines = {}
+    for document in documents:
+        data = document.data
+        services = data.get("services") if isinstance(data, dict) else None
+        for name, service in services.items() if isinstance(services, dict) else ():
+            if not isinstance(service, dict) or "x-rbuild" not in service:
+                continue
+            at = ("services", name, "x-rbuild")
+            own = service["x-rbuild"]
+            lines[name, ""] = f"{document.path}:{document.line(*at)}"
+            for key in own if isinstance(own, dict) else ():
+                lines[name, key] = f"{document.path}:{document.line(*at, key)}"
+    return lines
+
+
+def _own_settings(data: Any, documents: Sequence[yamlfile.Document]) -> dict[str, Given]:
+    """`x-rbuild` at the top, each value with the file and line that it stands on."""
+    # The rendered configuration has the values, merged and interpolated; the files, the lines.
+    result: dict[str, Given] = {}
+    for document in documents:
+        here = document.data.get("x-rbuild") if isinstance(document.data, dict) else None
+        if here is not None and not isinstance(here, dict):
+            from_mapping(here, f"{document.path}:{document.line('x-rbuild')}", {}, ProjectError)
+        elif here and isinstance(data, dict):
+            lines = key_lines(here, partial(document.line, "x-rbuild"))
+            result.update(from_mapping(_part(data, here), document.path, lines, ProjectError))
+    if not isinstance(data, dict):
+        return from_mapping(data, "x-rbuild", {}, ProjectError)
+    # What no file shows (an include from afar).
+    return {**from_mapping(data, "x-rbuild", {}, ProjectError), **result}
+
+
+def _part(data: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """The rendered settings that one file has a say in; hooks one by one."""
+    part = {name: data[name] for name in here if name in data}
+    rendered, hooks = part.get("hooks"), here.get("hooks")
+    if isinstance(rendered, dict):
+        part["hooks"] = {name: rendered[name] for name in hooks or () if name in rendered}
+    return part
+
+
+def _refuse_lost_hooks(data: Any, documents: Sequence[yamlfile.Document]) -> None:
+    """Raise ProjectError for a hook that Compose drops or joins with another file's.
+
+    Of several files' `x-rbuild`, Compose 2.26 takes the last one whole and 2.40 strings lists
+    together; a dump that is quietly not made is found out when it is needed.
+    """
+    rendered = data.get("hooks") if isinstance(data, dict) else None
+    places: dict[str, str] = {}
+    for document in documents:
+        own = document.data.get("x-rbuild") if isinstance(document.data, dict) else None
+        hooks = own.get("hooks") if isinstance(own, dict) else None
+        for name in hooks if isinstance(hooks, dict) else ():
+            place = f"{document.path}:{document.line('x-rbuild', 'hooks', name)}"
+            command = rendered.get(name) if isinstance(rendered, dict) else None
+            before = places.get(name)
+            if command is None or (before and isinstance(command, list)):
+                why = f"{before} has it too" if before else "another file's x-rbuild replaces it"
+                raise ProjectError(
+                    f"{place}: hooks.{name}: {why}, and Compose does not keep them apart",
+                    hint="let one of the project's files have the whole x-rbuild",
+                )
+            places[name] = place
+
+
+def _provided(found: Inputs, environ: Mapping[str, str]) -> set[str]:
+    """Variables without a default that have a value now."""
+    return {
+        one.name
+        for one in found.variables
+        if one.required and (one.name in environ or one.name in found.dotenv)
+    }
+
+
+def _require_variables(known: Record | None, found: Inputs, environ: Mapping[str, str]) -> None:
+    """Raise ProjectError for a variable that the last good update had and this run lacks."""
+    now = _provided(found, environ)
+    places = {one.name: one.where for one in found.variables if one.required}
+    lost = [
+        name for name in (known.provided if known else ()) if name in places and name not in now
+    ]
+    if lost:
+        uses = ", ".join(f"{name} ({places[name]})" for name in lost)
+        raise ProjectError(
+            f"not set now, though the last update had it: {uses}",
+            hint="cron's environment is not the shell's: set it in the crontab, the unit or .env, "
+            "or give it a default (${NAME:-})",
+        )
+
+
+def _refuse_other_files(known: Record | None, found: Inputs, project: Project) -> None:
+    """Raise ProjectError where two sets of files in one folder make one Compose project."""
+    own = {os.path.realpath(path) for path in found.compose_files}
+    if known is None or not known.files or own & set(known.files):
+        return
+    if any(os.path.exists(path) for path in known.files):
+        raise ProjectError(
+            f"{project.argument}: {', '.join(known.files)} make up the Compose project "
+            f"{known.name!r} already",
+            hint="join the files with ':' if they are one project, or give each a `name:`",
+        )
+
+
+def _notes(complaints: str, found: Inputs) -> tuple[str, ...]:
+    places = {one.name: one.where for one in found.variables}
+    notes = dict.fromkeys(
+        f"variable {name} is not set and has no default"
+        + (f" ({places[name]})" if places.get(name) else "")
+        for name in _UNSET.findall(complaints)
+    )
+    return (*notes, *(f"{one}: not read by rbuild, changes go unseen" for one in found.remote))

@@ -1,0 +1,1 @@
+"""Is a project due, why, and after which others?"""

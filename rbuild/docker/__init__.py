@@ -1,0 +1,1 @@
+"""What rbuild asks of Docker, and who asks; what image names mean."""

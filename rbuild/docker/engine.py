@@ -1,0 +1,191 @@
+"""What rbuild asks of Docker: plain values and a Protocol, without Docker.
+
+`whales` implements it; tests put small fakes in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rbuild.compose.project import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Healthcheck:
+    """A healthcheck's timing in seconds, as an image or a compose file declares it; 0 = unset."""
+
+    start_period: float = 0
+    interval: float = 0
+    timeout: float = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A fixed port of the host that a service publishes; `address` is empty for all of them."""
+
+    number: int
+    address: str = ""
+    protocol: str = "tcp"
+
+    def clashes(self, other: Port) -> bool:
+        """Whether only one of the two can be published."""
+        everywhere = {"", "0.0.0.0", "::"}
+        return (self.number, self.protocol) == (other.number, other.protocol) and (
+            self.address == other.address or bool(everywhere & {self.address, other.address})
+        )
+
+    def __str__(self) -> str:
+        where = f"[{self.address}]" if ":" in self.address else self.address
+        port = f"{where}:{self.number}" if where else str(self.number)
+        return port if self.protocol == "tcp" else f"{port}/{self.protocol}"
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container of a project as the engine shows it; times are the engine's, epoch seconds."""
+
+    id: str
+    name: str
+    service: str
+    image: str
+    """ID of the image it runs."""
+    reference: str
+    """The name it was created from."""
+    state: str
+    """One of created, running, paused, restarting, removing, exited, dead."""
+    health: str = ""
+    """starting, healthy or unhealthy; empty without a healthcheck."""
+    exit_code: int = 0
+    restarts: int = 0
+    started: float = 0
+    error: str = ""
+    restart_policy: str = "no"
+    config_files: tuple[str, ...] = ()
+    config_hash: str = ""
+    """Compose's, of the service's configuration."""
+    environment: tuple[str, ...] = ()
+    """`NAME=value` of each variable; may hold secrets."""
+    oneoff: bool = False
+    """Made by `docker compose run`."""
+    replaces: str = ""
+    """ID of the container that an interrupted or running recreate was to replace."""
+    healthcheck_output: str = ""
+    ports: tuple[Port, ...] = ()
+    """What it publishes as it is running."""
+    volumes: tuple[str, ...] = ()
+    """Names or folders of what it may write to and what outlives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image in the engine's store."""
+
+    id: str
+    tags: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    """`name@sha256:…` of the registries it was pulled from or pushed to."""
+    labels: Mapping[str, str] | None = None
+    healthcheck: Healthcheck | None = None
+    pulled: bool | None = None
+    """Whether it came from a registry; None where the engine doesn't tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the engine says of itself."""
+
+    version: str
+    clock_ahead: float
+    """Seconds that its clock is ahead of ours."""
+    containerd_store: bool
+    platform: str
+    """What it builds and pulls for by default, as images name it: `linux/amd64`."""
+    here: bool = False
+    """Whether it publishes ports on the very machine that we run on."""
+    root: str = ""
+    """The folder on its machine where it keeps what it has; empty if it doesn't tell."""
+
+
+class Engine(Protocol):
+    """Docker and Compose. Every method raises EngineError or one of its kinds."""
+
+    def check(self) -> EngineInfo:
+        """Find the CLI, the Compose plugin and the engine, or say which is missing or too old."""
+
+    def render(
+        self, target: Target, *, service_extensions: bool = False
+    ) -> tuple[dict[str, Any], str]:
+        """Compose's rendered configuration, `$` not doubled, and its warnings.
+
+        The `x-` keys of services are in it only with `service_extensions`, for that takes
+        Compose a second run. Raises InputError if Compose refuses the project.
+        """
+
+    def all_services(self, target: Target) -> frozenset[str]:
+        """The names of all services, those of inactive profiles too."""
+
+    def hashes(self, target: Target) -> dict[str, str]:
+        """Compose's hash of each service's configuration, as its containers are labelled."""
+
+    def containers(self, project: str) -> list[Container]:
+        """All containers that Compose labels as this project's, in every state."""
+
+    def publishers(self, port: Port) -> list[str]:
+        """Names of the running containers that hold this port."""
+
+    def used_images(self) -> frozenset[str]:
+        """IDs of the images that any container on the engine uses."""
+
+    def images(self, references: Sequence[str]) -> dict[str, Image]:
+        """The images of these names or IDs; absent ones are left out."""
+
+    def list_images(
+        self, *, label: str = "", reference: str = "", dangling: bool = False
+    ) -> list[Image]:
+        """Images with this label, of this name pattern, or without any tag."""
+
+    def insecure_registries(self) -> frozenset[str]:
+        """Registries (`host`, `host:port`) and networks (`10.0.0.0/8`) to which the engine speaks
+        plain HTTP if need be."""
+
+    def sign_in(self, config: str) -> None:
+        """From now on, pull, build and push with the credentials in this DOCKER_CONFIG."""
+
+    def push(self, reference: str, *, timeout: float) -> None:
+        """Push an image; PushError if that fails or takes longer than `timeout` seconds."""
+
+    def pull(self, reference: str, platform: str, *, timeout: float) -> None:
+        """Pull an image; PullError if that fails or takes longer than `timeout` seconds."""
+
+    def build(
+        self, target: Target, overlay: str, services: Sequence[str], *, pull: bool, timeout: float
+    ) -> None:
+        """Build services without cache, the compose file `overlay` laid over; BuildError."""
+
+    def up(self, target: Target, options: Sequence[str], *, timeout: float) -> None:
+        """`up --detach` with images that are here; UpError if it fails or takes too long."""
+
+    def tag(self, image: str, reference: str) -> None:
+        """Give an image another name."""
+
+    def remove_image(self, reference: str) -> bool:
+        """Untag or remove an image; False if it's gone already or something uses it."""
+
+    def remove_container(self, container: str) -> None:
+        """Remove a container, running or not; never its volumes."""
+
+    def rename_container(self, container: str, name: str) -> None:
+        """Give a container another name."""
+
+    def stopping(self, project: str, since: float) -> frozenset[str]:
+        """IDs of containers that were told to stop after `since` (the engine's clock, epoch
+        seconds) and still run: they are about to end."""
+
+    def logs(self, container: str, lines: int) -> str:
+        """The last lines that a container wrote."""
+
+    def prune_build_cache(self) -> None:
+        """Remove the builder's cache."""

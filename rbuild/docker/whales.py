@@ -1,0 +1,597 @@
+"""Docker and Compose through python-on-whales: the one importer of it.
+
+The library finds the CLI and builds its argument lists. Quick actions are its own calls,
+under `timeout(1)`, for it sets no limits itself. Builds, pulls, `up` and everything whose
+output is parsed run under `process.run`: with a deadline, in a group that ends as a whole,
+and judged by exit code alone, for the kind of a DockerException is guessed from English text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from python_on_whales import DockerClient
+from python_on_whales.client_config import ClientNotFoundError
+from python_on_whales.exceptions import DockerException
+
+from rbuild import process
+from rbuild.compose import yamlfile
+from rbuild.compose.project import Target
+from rbuild.docker.engine import Container, EngineInfo, Healthcheck, Image, Port
+from rbuild.errors import (
+    BuildError,
+    EngineError,
+    InputError,
+    NotInRegistry,
+    PullError,
+    PushError,
+    UpError,
+)
+from rbuild.process import Log, Stop
+
+# `--pull never` and `--no-build` of `up`, `include`, JSON of `config`: all there since 2.20.
+LEAST_COMPOSE = (2, 20, 0)
+QUERY_TIMEOUT = 60.0
+BUILT_AND_NAMED = 5.0
+_LABEL = "com.docker.compose."
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "armv6l": "arm/v6"}
+_LEFTOVER = re.compile(r"([0-9a-f]{12})_")
+
+
+class Whales:
+    """The engine that the environment points at (DOCKER_HOST, DOCKER_CONTEXT …).
+
+    `log` takes the output of builds, pulls and ups; `hold` are descriptors that every long
+    command inherits.
+    """
+
+    def __init__(self, stop: Stop, log: Log | None = None, hold: Sequence[int] = ()) -> None:
+        self._stop = stop
+        self._log = log or Log()
+        self._hold = hold
+        self._info: EngineInfo | None = None
+        self._config_folder = ""
+        self._client = DockerClient()
+        timeout = shutil.which("timeout")
+        limits = [timeout, "-k", "5", f"{QUERY_TIMEOUT:.0f}"] if timeout else []
+        self._quick = DockerClient(client_call=[*limits, "docker"])
+
+    def check(self) -> EngineInfo:
+        """See `engine.Engine.check`."""
+        self._check_compose()
+        return self._check_engine()
+
+    def _check_compose(self) -> None:
+        version = self._query(["compose", "version", "--short"])
+        if version.code:
+            raise EngineError(
+                "docker has no compose plugin (`docker compose version` failed)",
+                hint=f"install Compose {_dotted(LEAST_COMPOSE)} or newer "
+                "(Debian: docker-compose, Ubuntu: docker-compose-v2, docker.com: "
+                "docker-compose-plugin)",
+                # Without the plugin, docker takes it for a mistake and explains all of itself.
+                detail=version.tail if len(version.tail.splitlines()) <= 5 else "",
+            )
+        numbers = tuple(int(n) for n in re.findall(r"\d+", version.output)[:3])
+        if numbers < LEAST_COMPOSE:
+            raise EngineError(
+                f"Compose {version.output.strip()} is too old",
+                hint=f"rbuild needs {_dotted(LEAST_COMPOSE)} or newer",
+            )
+
+    def _check_engine(self) -> EngineInfo:
+        answer = self._query(["info", "--format", "{{json .}}"])
+        try:
+            info = json.loads(answer.output) if answer.output else {}
+        except ValueError:
+            info = {}
+        problems = info.get("ServerErrors") or []
+        if answer.code or problems or not info.get("ServerVersion"):
+            raise _unreachable("\n".join(problems) or answer.tail)
+        kinds = dict(one[:2] for one in info.get("DriverStatus") or () if len(one) >= 2)
+        clock = _epoch(info.get("SystemTime", ""))
+        machine = str(info.get("Architecture", ""))
+        self._info = EngineInfo(
+            version=info["ServerVersion"],
+            clock_ahead=clock - time.time() if clock else 0.0,
+            containerd_store=kinds.get("driver-type", "").startswith("io.containerd.snapshotter"),
+            platform=os.environ.get("DOCKER_DEFAULT_PLATFORM")
+            or f"{info.get('OSType', 'linux')}/{_ARCHITECTURES.get(machine, machine)}",
+            # One that has another name (far away, or around our container) has other ports.
+            here=info.get("Name") == socket.gethostname(),
+            root=str(info.get("DockerRootDir") or ""),
+        )
+        return self._info
+
+    def render(
+        self, target: Target, *, service_extensions: bool = False
+    ) -> tuple[dict[str, Any], str]:
+        """See `engine.Engine.render`."""
+        result = self._config(target, "json")
+        try:
+            rendered = json.loads(result.output)
+        except ValueError:
+            self._check_compose()
+            raise EngineError(
+                f"{target.folder}: `docker compose config --format json` gave no JSON",
+                detail=_last(result.output, 5),
+            ) from None
+        if service_extensions:
+            # Compose's JSON leaves out the `x-` keys of services; its YAML has them.
+            text = self._config(target, "yaml").output
+            (document,) = yamlfile.read(text.encode(), f"{target.folder}: as rendered")
+            _add_extensions(rendered, document.data)
+        return _single_dollars(rendered), result.tail
+
+    def _config(self, target: Target, form: str) -> process.Result:
+        argv = [*_compose(target), "config", "--format", form]
+        result = self._query(argv, target=target)
+        if result.code and not result.timed_out:
+            # Compose 2.26 refuses nested extends at random ("Circular reference").
+            result = self._query(argv, target=target)
+        if result.timed_out:
+            raise EngineError(f"{target.folder}: `docker compose config` took too long")
+        if result.code:
+            # A Compose that is missing or too old refuses projects as well.
+            self._check_compose()
+            where = ":".join(target.files) or target.folder
+            raise InputError(
+                f"{where}: Compose refuses this project",
+                detail=result.tail,
+                hint="`docker compose config` shows the same",
+            )
+        return result
+
+    def all_services(self, target: Target) -> frozenset[str]:
+        """See `engine.Engine.all_services`."""
+        argv = [*_compose(target), "--profile", "*", "config", "--services"]
+        result = self._query(argv, target=target)
+        if result.code:
+            raise EngineError(f"{target.folder}: Compose can't list its services",
+                              detail=result.tail)  # fmt: skip
+        return frozenset(result.output.split())
+
+    def hashes(self, target: Target) -> dict[str, str]:
+        """See `engine.Engine.hashes`."""
+        result = self._query([*_compose(target), "config", "--hash", "*"], target=target)
+        if result.code:
+            raise EngineError(f"{target.folder}: Compose can't hash its services",
+                              detail=result.tail)  # fmt: skip
+        pairs = (line.split() for line in result.output.splitlines())
+        return {one[0]: one[1] for one in pairs if len(one) == 2}
+
+    def containers(self, project: str) -> list[Container]:
+        """See `engine.Engine.containers`."""
+        wanted = f"label={_LABEL}project={project}"
+        ids = self._lines(["container", "ls", "-aq", "--no-trunc", "--filter", wanted])
+        return [_container(one) for one in self._inspect("container", ids)]
+
+    def publishers(self, port: Port) -> list[str]:
+        """See `engine.Engine.publishers`."""
+        wanted = f"publish={port.number}/{port.protocol}"
+        ids = self._lines(["container", "ls", "-q", "--no-trunc", "--filter", wanted])
+        found = map(_container, self._inspect("container", ids))
+        return [one.name for one in found if any(map(port.clashes, one.ports))]
+
+    def used_images(self) -> frozenset[str]:
+        """See `engine.Engine.used_images`."""
+        ids = self._lines(["container", "ls", "-aq", "--no-trunc"])
+        return frozenset(one["Image"] for one in self._inspect("container", ids))
+
+    def images(self, references: Sequence[str]) -> dict[str, Image]:
+        """See `engine.Engine.images`."""
+        wanted = list(dict.fromkeys(references))
+        found = self._inspect("image", wanted)
+        if len(found) == len(wanted):
+            return {name: self._image(one) for name, one in zip(wanted, found, strict=True)}
+        if len(wanted) == 1:
+            return {}
+        # The answer doesn't say whose it is; ask one by one who is absent.
+        each = {name: self._inspect("image", [name]) for name in wanted}
+        return {name: self._image(one[0]) for name, one in each.items() if one}
+
+    def list_images(
+        self, *, label: str = "", reference: str = "", dangling: bool = False
+    ) -> list[Image]:
+        """See `engine.Engine.list_images`."""
+        argv = ["image", "ls", "-q", "--no-trunc"]
+        for name, value in (("label", label), ("reference", reference)):
+            if value:
+                argv += ["--filter", f"{name}={value}"]
+        if dangling:
+            argv += ["--filter", "dangling=true"]
+        ids = dict.fromkeys(self._lines(argv))
+        return [self._image(one) for one in self._inspect("image", list(ids))]
+
+    def insecure_registries(self) -> frozenset[str]:
+        """See `engine.Engine.insecure_registries`."""
+        registries = json.loads(self._answer(["info", "--format", "{{json .RegistryConfig}}"]))
+        hosts = (registries or {}).get("IndexConfigs") or {}
+        networks = (registries or {}).get("InsecureRegistryCIDRs") or []
+        return frozenset([*(n for n, one in hosts.items() if not one.get("Secure")), *networks])
+
+    def sign_in(self, config: str) -> None:
+        """See `engine.Engine.sign_in`."""
+        self._config_folder = config
+
+    def push(self, reference: str, *, timeout: float) -> None:
+        """See `engine.Engine.push`."""
+        result = self._long(["push", reference], timeout=timeout)
+        if result.timed_out:
+            raise PushError(f"{reference}: the push took longer than {timeout:.0f} s")
+        if result.code:
+            raise PushError(
+                f"{reference}: cannot be pushed",
+                detail=_last(result.tail, 5),
+                hint="check the way to the registry, and that its credentials may write",
+            )
+
+    def pull(self, reference: str, platform: str, *, timeout: float) -> None:
+        """See `engine.Engine.pull`."""
+        argv = ["pull", *(["--platform", platform] if platform else []), reference]
+        result = self._long(argv, timeout=timeout)
+        if result.timed_out:
+            raise PullError(f"{reference}: the pull took longer than {timeout:.0f} s")
+        if result.code:
+            # The exit code is one for all; with an image that may be only local, the text is
+            # all there is to tell a registry's no from silence.
+            answered = re.search(r"not found|denied|does not exist|unauthorized", result.tail)
+            raise (NotInRegistry if answered else PullError)(
+                f"{reference}: cannot be pulled",
+                detail=_last(result.tail, 5),
+                hint="check its name, the way to the registry, and `docker login`",
+            )
+
+    def build(
+        self, target: Target, overlay: str, services: Sequence[str], *, pull: bool, timeout: float
+    ) -> None:
+        """See `engine.Engine.build`."""
+        self._forget_contexts()
+        argv = [*_compose(target, overlay), "build", "--no-cache"]
+        argv += [*(["--pull"] if pull else []), *services]
+        result = self._long(argv, timeout=timeout, target=target)
+        names = ", ".join(services)
+        if result.timed_out:
+            raise BuildError(
+                f"the build of {names} took longer than {timeout:.0f} s",
+                hint="raise --build-timeout if that is how long it takes",
+                detail=_last(result.tail, 15),
+            )
+        if result.code:
+            raise BuildError(f"the build of {names} failed", detail=result.tail)
+
+    def up(self, target: Target, options: Sequence[str], *, timeout: float) -> None:
+        """See `engine.Engine.up`."""
+        argv = [*_compose(target), "up", "--detach", "--no-build", "--pull", "never"]
+        result = self._long([*argv, *options], timeout=timeout, target=target)
+        if result.timed_out:
+            raise UpError(
+                f"`up` did not end within {timeout:.0f} s",
+                detail=_last(result.tail, 10),
+                timed_out=True,
+            )
+        if result.code:
+            raise UpError("`up` failed", detail=_last(result.tail, 10))
+
+    def tag(self, image: str, reference: str) -> None:
+        """See `engine.Engine.tag`."""
+        self._stop.check()
+        try:
+            self._quick.image.tag(image, reference)
+        except DockerException as error:
+            raise EngineError(f"{image}: cannot be tagged {reference}",
+                              detail=_text(error)) from None  # fmt: skip
+
+    def remove_image(self, reference: str) -> bool:
+        """See `engine.Engine.remove_image`."""
+        self._stop.check()
+        try:
+            self._quick.image.remove(reference)
+        except DockerException as error:
+            self._log.line(f"{reference} stays: {_text(error)}")
+            return False
+        return True
+
+    def remove_container(self, container: str) -> None:
+        """See `engine.Engine.remove_container`."""
+        self._stop.check()
+        try:
+            self._quick.container.remove(container, force=True)
+        except DockerException as error:
+            raise EngineError(f"container {container}: cannot be removed",
+                              detail=_text(error)) from None  # fmt: skip
+
+    def rename_container(self, container: str, name: str) -> None:
+        """See `engine.Engine.rename_container`."""
+        self._stop.check()
+        try:
+            self._quick.container.rename(container, name)
+        except DockerException as error:
+            raise EngineError(f"container {container}: cannot be renamed {name}",
+                              detail=_text(error)) from None  # fmt: skip
+
+    def stopping(self, project: str, since: float) -> frozenset[str]:
+        """See `engine.Engine.stopping`."""
+        argv = ["events", "--since", f"{since:.3f}", "--until", f"{self._now():.3f}"]
+        argv += ["--filter", f"label={_LABEL}project={project}", "--format", "{{json .}}"]
+        for event in ("kill", "die", "start"):
+            argv += ["--filter", f"event={event}"]
+        last: dict[str, str] = {}
+        for line in self._answer(argv).splitlines():
+            event = json.loads(line)
+            signum = event["Actor"].get("Attributes", {}).get("signal", "")
+            # A `docker kill --signal HUP` asks a service to read its files again, no more.
+            if event["Action"] != "kill" or signum in ("", "2", "3", "9", "15"):
+                last[event["Actor"]["ID"]] = event["Action"]
+        told = [one for one, action in last.items() if action == "kill"]
+        return frozenset(
+            one["Id"] for one in self._inspect("container", told) if one["State"]["Running"]
+        )
+
+    def logs(self, container: str, lines: int) -> str:
+        """See `engine.Engine.logs`."""
+        result = self._query(["container", "logs", "--tail", str(lines), container])
+        return "\n".join(part for part in (result.output.rstrip(), result.tail.rstrip()) if part)
+
+    def _forget_contexts(self) -> None:
+        """Have BuildKit read a build's contexts anew.
+
+        `--no-cache` is about layers. BuildKit keeps what it was sent of a context as well, under
+        the last part of the folder's path alone, and takes from there each file whose size and
+        modification time are what they were: another project's, if its folder is named the same
+        (https://github.com/moby/buildkit/issues/4950, https://github.com/docker/buildx/issues/3093).
+        What another build is using stays, and a builder that can't do this builds all the same.
+        """
+        result = self._query(["builder", "prune", "--force", "--filter", "type=source.local"])
+        if result.timed_out or result.code:
+            self._log.line(f"kept copies of build contexts stay: {_last(result.tail, 2)}")
+
+    def prune_build_cache(self) -> None:
+        """See `engine.Engine.prune_build_cache`."""
+        result = self._long(["builder", "prune", "--force"], timeout=600)
+        if result.code:
+            raise EngineError("the build cache cannot be pruned", detail=_last(result.tail, 5))
+
+    def _argv(self, arguments: Sequence[str]) -> list[str]:
+        try:
+            return [*map(str, self._client.client_config.docker_cmd), *arguments]
+        except ClientNotFoundError:
+            raise EngineError(
+                f"no docker command on PATH ({os.environ.get('PATH', '')})",
+                hint="install Docker's CLI; under cron, set PATH in the crontab",
+            ) from None
+
+    def _query(self, arguments: Sequence[str], target: Target | None = None) -> process.Result:
+        return process.run(
+            self._argv(arguments),
+            stop=self._stop,
+            timeout=QUERY_TIMEOUT,
+            cwd=target.folder if target else None,
+            env=_environment(target),
+        )
+
+    def _long(
+        self, arguments: Sequence[str], *, timeout: float, target: Target | None = None
+    ) -> process.Result:
+        env = _environment(target)
+        if self._config_folder:
+            env["DOCKER_CONFIG"] = self._config_folder
+        return process.run(
+            self._argv(arguments),
+            stop=self._stop,
+            timeout=timeout,
+            log=self._log,
+            cwd=target.folder if target else None,
+            env=env,
+            pass_fds=self._hold,
+        )
+
+    def _now(self) -> float:
+        """The engine's clock, epoch seconds."""
+        return time.time() + (self._info.clock_ahead if self._info else 0.0)
+
+    def _lines(self, arguments: Sequence[str]) -> list[str]:
+        """The words that a query prints, IDs mostly."""
+        return self._answer(arguments).split()
+
+    def _answer(self, arguments: Sequence[str]) -> str:
+        result = self._query(arguments)
+        if result.timed_out:
+            raise EngineError(f"the engine did not answer within {QUERY_TIMEOUT:.0f} s")
+        if result.code:
+            raise _unreachable(result.tail)
+        return result.output
+
+    def _inspect(self, kind: str, references: Sequence[str]) -> list[dict[str, Any]]:
+        """What is known of those that exist, in their order; the CLI leaves out the rest."""
+        if not references:
+            return []
+        result = self._query([kind, "inspect", *references])
+        if result.timed_out or not result.output.strip():
+            raise _unreachable(result.tail)
+        found: list[dict[str, Any]] = json.loads(result.output)
+        if result.code and not found and not re.search(r"(?i)no such", result.tail):
+            raise _unreachable(result.tail)
+        return found
+
+    def _image(self, data: dict[str, Any]) -> Image:
+        config = data.get("Config") or {}
+        digests = tuple(data.get("RepoDigests") or ())
+        pulled: bool | None = bool(digests)
+        if self._info and self._info.containerd_store:
+            pulled = _came_from_registry(data)
+        return Image(
+            id=data["Id"],
+            tags=tuple(data.get("RepoTags") or ()),
+            digests=digests,
+            labels=config.get("Labels") or {},
+            healthcheck=_healthcheck(config.get("Healthcheck")),
+            pulled=pulled,
+        )
+
+
+def _add_extensions(rendered: dict[str, Any], full: Any) -> None:
+    for name, service in full["services"].items():
+        extensions = {key: value for key, value in service.items() if key.startswith("x-")}
+        rendered["services"][name].update(extensions)
+
+
+def _single_dollars(value: Any) -> Any:
+    """Compose doubles `$` in what it renders, so that it could be read again."""
+    if isinstance(value, dict):
+        return {name: _single_dollars(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_single_dollars(one) for one in value]
+    return value.replace("$$", "$") if isinstance(value, str) else value
+
+
+def _compose(target: Target, overlay: str = "") -> list[str]:
+    """`docker compose` on a project's files.
+
+    A folder's own choice is spelled out, lest Compose 2.26 prefer a parent folder's file to
+    COMPOSE_FILE in .env. Where that choice lies in another folder, `-f` alone would read only
+    that folder's .env; without `-f`, Compose reads both, the starting folder's winning.
+    """
+    argv = ["compose"]
+    if target.name:
+        argv += ["--project-directory", target.folder, "--project-name", target.name]
+    if target.chosen and not _names_env_files():
+        folder = os.path.dirname(target.chosen[0])
+        dotenv = (os.path.join(folder, ".env"), os.path.join(target.folder, ".env"))
+        if folder != target.folder:
+            argv += [
+                part for file in dotenv if os.path.isfile(file) for part in ("--env-file", file)
+            ]
+    files = (*(target.files or target.chosen), *([overlay] if overlay else ()))
+    return [*argv, *(part for file in files for part in ("--file", file))]
+
+
+def _names_env_files() -> bool:
+    return any(os.environ.get(name) for name in ("COMPOSE_ENV_FILES", "COMPOSE_DISABLE_ENV_FILE"))
+
+
+def _environment(target: Target | None) -> dict[str, str]:
+    env = dict(os.environ)
+    # What is removed as an orphan is decided by us, each time; .env must not say otherwise.
+    env.update(COMPOSE_REMOVE_ORPHANS="false", COMPOSE_IGNORE_ORPHANS="false")
+    env.update(COMPOSE_ANSI="never", COMPOSE_PROGRESS="plain", BUILDKIT_PROGRESS="plain")
+    env.update(COMPOSE_MENU="false", DOCKER_CLI_HINTS="false", NO_COLOR="1")
+    if target:
+        # Compose names a project after $PWD where that is its folder, links and all.
+        env["PWD"] = target.folder
+    return env
+
+
+def _container(data: dict[str, Any]) -> Container:
+    state = data["State"]
+    labels = data["Config"].get("Labels") or {}
+    health = state.get("Health") or {}
+    checks = health.get("Log") or []
+    name = data["Name"].lstrip("/")
+    leftover = _LEFTOVER.match(name)
+    files = labels.get(f"{_LABEL}project.config_files", "")
+    return Container(
+        id=data["Id"],
+        name=name,
+        service=labels.get(f"{_LABEL}service", ""),
+        image=data["Image"],
+        reference=data["Config"]["Image"],
+        state=state["Status"],
+        health="" if health.get("Status") == "none" else health.get("Status", ""),
+        exit_code=state.get("ExitCode", 0),
+        restarts=data.get("RestartCount", 0),
+        started=_epoch(state.get("StartedAt", "")),
+        error=state.get("Error", ""),
+        restart_policy=(data["HostConfig"].get("RestartPolicy") or {}).get("Name") or "no",
+        config_files=tuple(filter(None, files.split(","))),
+        config_hash=labels.get(f"{_LABEL}config-hash", ""),
+        environment=tuple(data["Config"].get("Env") or ()),
+        oneoff=labels.get(f"{_LABEL}oneoff", "False") == "True",
+        # Compose makes the new container under this name, and renames it when the old one is gone.
+        replaces=leftover[1] if leftover and f"{_LABEL}replace" in labels else "",
+        ports=tuple(
+            Port(int(one["HostPort"]), one.get("HostIp") or "", kind.partition("/")[2])
+            for kind, bindings in (data["HostConfig"].get("PortBindings") or {}).items()
+            for one in bindings or ()
+            if str(one.get("HostPort", "")).isdecimal()
+        ),
+        volumes=tuple(
+            dict.fromkeys(
+                one.get("Name") or one.get("Source", "")
+                for one in data.get("Mounts") or ()
+                if one.get("RW") and one.get("Type") in ("volume", "bind")
+            )
+        ),
+        healthcheck_output=(checks[-1].get("Output") or "").strip() if checks else "",
+    )
+
+
+def _came_from_registry(data: dict[str, Any]) -> bool | None:
+    """Whether a registry gave an image of the containerd store, where every image has digests.
+
+    Newer engines tell (API 1.53, Identity). Else what Compose built is labelled, and what was
+    built here was named within a moment of its creation; of the rest, nothing is known.
+    """
+    identity = data.get("Identity") or {}
+    if identity:
+        return bool(identity.get("Pull"))
+    if f"{_LABEL}project" in ((data.get("Config") or {}).get("Labels") or {}):
+        return False
+    named = _epoch((data.get("Metadata") or {}).get("LastTagTime", ""))
+    created = _epoch(data.get("Created", ""))
+    return False if created and 0 <= named - created < BUILT_AND_NAMED else None
+
+
+def _healthcheck(data: dict[str, Any] | None) -> Healthcheck | None:
+    if not data or (data.get("Test") or ["NONE"])[0] == "NONE":
+        return None
+    seconds = {
+        field: (data.get(name) or 0) / 1e9
+        for field, name in (
+            ("start_period", "StartPeriod"),
+            ("interval", "Interval"),
+            ("timeout", "Timeout"),
+        )
+    }
+    return Healthcheck(**seconds, retries=data.get("Retries") or 0)
+
+
+def _epoch(text: str) -> float:
+    """Epoch seconds of the engine's timestamps; its zero time (year 1) is 0."""
+    if not text or text.startswith("0001-"):
+        return 0.0
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _unreachable(detail: str) -> EngineError:
+    denied = "permission denied" in detail.lower()
+    return EngineError(
+        "the Docker engine denies this user" if denied else "the Docker engine does not answer",
+        hint="run as root or as a member of the docker group"
+        if denied
+        else "is it running (`docker info`)? DOCKER_HOST and DOCKER_CONTEXT say where it's sought",
+        detail=_last(detail, 5),
+    )
+
+
+def _text(error: DockerException) -> str:
+    return (error.stderr or str(error)).strip()
+
+
+def _last(text: str, lines: int) -> str:
+    return "\n".join(text.strip().splitlines()[-lines:])
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,1 @@
+"""The way back: what a failed or killed update has torn runs again."""

@@ -1,0 +1,218 @@
+"""Goes back to a generation: waits for what is still stopping, brings up what ran, judges it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rbuild.compose.configuration import STOP_GRACE, Configuration, Service, parse
+from rbuild.compose.project import Target
+from rbuild.docker.engine import Container, Engine
+from rbuild.errors import EngineError, GateError, RbuildError
+from rbuild.process import Stop
+from rbuild.rollbacks import rollback
+from rbuild.rollbacks.rollback import Back
+from rbuild.state import generation
+from rbuild.state.failure import moment
+from rbuild.state.generation import Generation
+from rbuild.updates import steps
+from rbuild.updates.scene import Scene
+from rbuild.updates.underway import Underway
+
+POLL = 0.3
+# Beyond the time to stop: the engine may be slow as well.
+SPARE = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What came of a way back."""
+
+    moved: tuple[str, ...]
+    """Services that were brought up again."""
+    problem: RbuildError | None
+    """Why what ran before does not run again; None if it does."""
+    warnings: tuple[str, ...]
+    containers: tuple[Container, ...]
+    """What is there now."""
+    commands: tuple[str, ...]
+    """What a person would type to get there."""
+
+
+def go(scene: Scene, kept: Generation, note: Underway) -> Way:
+    """Go back to `kept`, whatever signals come.
+
+    The note has since when containers were touched, the services that the update brought up, and
+    those that stay as they are. Raises EngineError only where the engine doesn't answer; what
+    else goes wrong is the way's `problem`.
+    """
+    since = moment(note.note["since"]) + scene.clock_ahead
+    engine = scene.calm_engine()
+    source, services = _configuration(scene, kept)
+    target = _target(scene, kept, source)
+    _await_stops(engine, scene.name, since, services)
+    before = engine.containers(scene.name)
+    warnings = rollback.data_at_risk(kept, before)
+    work = steps.Work(
+        engine=engine,
+        target=target,
+        configuration=Configuration(scene.name, services),
+        settings=scene.settings,
+        overlay="",
+        clock_ahead=scene.clock_ahead,
+        stop=Stop(),
+        tell=scene.tell,
+        log=scene.log,
+        hold=scene.held,
+    )
+    back = _plan(kept, services, target, note, engine, scene.name)
+    unknown = [name for name in back.moving if name not in kept.configured]
+    if unknown:
+        warnings.append(
+            f"how {', '.join(unknown)} was configured is not known: brought up as the files say now"
+        )
+    problem = _take(back, work, note, scene)
+    moved = back.moving
+    if problem is not None and not isinstance(problem, GateError):
+        # A broken-off recreate leaves behind what fails the first try and not the next, two
+        # services can't swap a port at the first, and what failed may have filled the disk.
+        scene.log.line(f"failed, once more: {problem}")
+        _make_way(kept, moved, work)
+        back = _plan(kept, services, target, note, engine, scene.name)
+        problem = _take(back, work, note, scene)
+        moved = tuple(dict.fromkeys([*moved, *back.moving]))
+    if problem is None and back.lost:
+        # All that could be brought back is back.
+        return Way(
+            moved,
+            EngineError(
+                f"the kept image or configuration of {', '.join(back.lost)} is gone",
+                hint="mend what failed, and run `rbuild --force-rebuild`",
+            ),
+            tuple(warnings),
+            tuple(engine.containers(scene.name)),
+            commands=(),
+        )
+    now = engine.containers(scene.name)
+    return Way(
+        moved=moved,
+        problem=problem or _check_images(kept, moved, now),
+        warnings=(*warnings, *(f"on the way back: {one}" for one in work.warnings)),
+        containers=tuple(now),
+        commands=tuple(rollback.commands(back.steps)),
+    )
+
+
+def _plan(
+    kept: Generation,
+    services: Mapping[str, Service],
+    target: Target,
+    note: Underway,
+    engine: Engine,
+    name: str,
+) -> Back:
+    """Ask the engine what is there now, and plan the way from it."""
+    wanted = [
+        *kept.names,
+        *(one for k in kept.services.values() for one in (k.image, k.tag, k.reference)),
+        *(one.image for one in services.values()),
+    ]
+    return rollback.plan(
+        kept,
+        services,
+        engine.containers(name),
+        engine.images(list(dict.fromkeys(wanted))),
+        target=target,
+        made=note.note.get("services") or kept.services,
+        stay=note.note.get("stay") or (),
+        leave=note.note.get("leave") or (),
+    )
+
+
+def _take(back: Back, work: steps.Work, note: Underway, scene: Scene) -> RbuildError | None:
+    try:
+        steps.set_time_limit(
+            [one for one in back.judged if one in work.configuration.services], work
+        )
+        for step in back.steps:
+            note.enter(step, certain=False)
+            scene.tell(f"back: {step}")
+            steps.run(step, work)
+    except RbuildError as error:
+        # An engine that is gone is no failed way back: the next run goes on.
+        work.engine.check()
+        return error
+    return None
+
+
+def _make_way(kept: Generation, moving: Collection[str], work: steps.Work) -> None:
+    """Remove what the update made and what doesn't run.
+
+    Not what has volumes: an anonymous one passes only from container to container.
+    """
+    for one in work.engine.containers(work.name):
+        is_new = one.service in moving and one.id not in kept.containers
+        works = one.state in ("running", "paused") and one.health != "unhealthy"
+        if is_new and not works and not one.volumes:
+            work.engine.remove_container(one.id)
+
+
+def _check_images(
+    kept: Generation, moved: Collection[str], now: list[Container]
+) -> RbuildError | None:
+    """Whether what was brought up runs what it ran."""
+    wrong = [
+        name
+        for name in moved
+        if any(
+            one.image != kept.services[name].image
+            for one in now
+            if one.service == name and not one.oneoff
+        )
+    ]
+    return EngineError(f"{', '.join(wrong)}: not the kept image") if wrong else None
+
+
+def _await_stops(engine: Engine, name: str, since: float, services: Mapping[str, Service]) -> None:
+    """Wait for containers that were told to stop: they look alive, and are about to end."""
+    graces = [one.stop_grace for one in services.values()]
+    deadline = time.monotonic() + max(graces, default=STOP_GRACE) + SPARE
+    while engine.stopping(name, since) and time.monotonic() < deadline:
+        time.sleep(POLL)
+
+
+def _configuration(
+    scene: Scene, kept: Generation
+) -> tuple[Mapping[str, Any] | None, Mapping[str, Service]]:
+    """The kept configuration, and its services."""
+    path = generation.configuration_path(scene.folder, kept.stamp)
+    source, _ = generation.read_configuration(path)
+    if source is not None:
+        try:
+            return source, parse(source, path).services
+        except RbuildError:
+            source = None
+    return None, scene.loaded.configuration.services if scene.loaded else {}
+
+
+def _target(scene: Scene, kept: Generation, source: Mapping[str, Any] | None) -> Target:
+    """Where Compose reads what was: the project's own files, as long as they say the same."""
+    loaded = scene.loaded
+    if loaded and (source is None or _says(loaded.rendered, source)):
+        return loaded.target
+    path = generation.configuration_path(scene.folder, kept.stamp)
+    return Target(scene.project.target.folder, (path,), (), scene.name)
+
+
+def _says(rendered: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
+    """Whether a configuration says of these services what the other does."""
+    for key, value in source.items():
+        now = rendered.get(key)
+        if isinstance(value, dict) and not key.startswith("x-"):
+            if not isinstance(now, dict):
+                return False
+            if any(now.get(name) != one for name, one in value.items()):
+                return False
+    return True

@@ -1,0 +1,1 @@
+"""An update: planned, taken step by step, judged, cleaned up."""

@@ -1,0 +1,196 @@
+"""Keeps the running generation before an update, and lets go of old ones after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from rbuild.compose.loading import Loaded
+from rbuild.compose.project import Target
+from rbuild.docker.engine import Container, Engine
+from rbuild.docker.reference import kept as kept_tag
+from rbuild.state import generation, record
+from rbuild.state.generation import AS_BUILT, RUNNING, UP, Generation, Kept
+from rbuild.state.record import Record
+from rbuild.updates import prune
+from rbuild.updates.health import was_failing
+from rbuild.updates.scene import Scene
+
+
+def keep(
+    loaded: Loaded,
+    known: Record | None,
+    containers: Sequence[Container],
+    stamp: str,
+    *,
+    engine: Engine,
+    names: Mapping[str, str],
+    left: Mapping[str, str],
+    failing: Collection[str],
+) -> Generation:
+    """Write down what is there now as the generation `stamp`, unless it is kept already.
+
+    Nothing is written where nothing is there.
+
+    `names` is what image names mean, `left` says which services updates leave alone, `failing`
+    which are in trouble. Raises StateError.
+    """
+    there = generation.read(loaded.folder, stamp)
+    if there:
+        return there
+    services: dict[str, Kept] = {}
+    own = [one for one in containers if not one.oneoff and not one.replaces]
+    for name in dict.fromkeys(one.service for one in own):
+        boxes = [one for one in own if one.service == name]
+        # Of several containers, the one that has run longest shows what must not be lost.
+        oldest = min(boxes, key=lambda one: (one.state not in UP, one.started))
+        services[name] = Kept(
+            image=oldest.image,
+            tag=kept_tag(loaded.configuration.name, name, stamp),
+            reference=oldest.reference,
+            up=tuple(one.id for one in boxes if one.state in UP),
+            rest=tuple(one.id for one in boxes if one.state not in UP),
+            left=left.get(name, ""),
+            failing=name in failing,
+        )
+    if not services:
+        return Generation(stamp, {}, {})
+    sources = _sources(loaded, known, own, services, engine)
+    configured = tuple(name for _, given in sources for name in given)
+    # The rest was started from something else; what the files say now is better than nothing.
+    guessed = [one for one in loaded.configuration.services if one not in configured]
+    sources.append((loaded.rendered, [one for one in guessed if one in services]))
+    one = Generation(
+        stamp=stamp,
+        services=services,
+        names=dict(names),
+        past={part: getattr(known, part) for part in AS_BUILT} if known and known.built else {},
+        configured=configured,
+    )
+    generation.write(loaded.folder, one, generation.merge(sources))
+    return one
+
+
+def in_trouble(containers: Sequence[Container], now: float) -> list[str]:
+    """Services that are failing, before an update; `now` is on the engine's clock."""
+    return [one.service for one in containers if not one.oneoff and was_failing([one], now)]
+
+
+def let_go(
+    folder: str,
+    engine: Engine,
+    project: str,
+    keep: int,
+    tracked: Sequence[str],
+    *,
+    also: str = "",
+) -> list[str]:
+    """Keep the newest generations and `also` one, remove what else earlier updates left over.
+
+    Gives those IDs of `tracked` images that are still there.
+    """
+    kept = generation.stamps(folder)
+    stamps = [*kept[:keep], *({also} & {*kept})]
+    # Tags first: a run that is killed in between finds the files again, and then the tags.
+    there = prune.tidy(engine, project, stamps, tracked)
+    generation.keep_only(folder, stamps)
+    return there
+
+
+def renew_containers(
+    folder: str,
+    known: Record,
+    kept: Generation,
+    moved: Collection[str],
+    containers: Sequence[Container],
+) -> None:
+    """Let a record know the containers that a way back to `kept` has made.
+
+    They count as made from what runs (RUNNING) only where that says the same as what was kept.
+    """
+    source, _ = generation.read_configuration(generation.configuration_path(folder, kept.stamp))
+    running, _ = generation.read_configuration(os.path.join(folder, RUNNING))
+    for name, past in known.services.items():
+        if name in moved:
+            old, new = ((one or {}).get("services", {}).get(name) for one in (running, source))
+            own = [one.id for one in containers if one.service == name and not one.oneoff]
+            past["containers"] = sorted(own) if new is not None and old == new else []
+
+
+def tidy(scene: Scene, after: Record) -> None:
+    """Remove what updates have left over, and write down that it is done."""
+    prune.remove_leftovers(scene.engine, scene.name)
+    _forget_what_runs(scene)
+    keep = scene.settings.keep_images
+    after.superseded = let_go(
+        scene.folder,
+        scene.engine,
+        scene.name,
+        keep,
+        after.superseded,
+        # After a clock was set back, the newest is not the one with the latest name.
+        also=scene.outcome.generation if keep else "",
+    )
+    if scene.settings.prune_image_cache:
+        scene.engine.prune_build_cache()
+    after.untidy = False
+    record.write(scene.folder, after)
+
+
+def _forget_what_runs(scene: Scene) -> None:
+    """A generation all of whose containers still run is no earlier one (an update that changed
+    nothing, a run that was killed): it must not push out one that is."""
+    running = {one.id for one in scene.engine.containers(scene.name) if one.state in UP}
+    for stamp in generation.stamps(scene.folder):
+        one = generation.read(scene.folder, stamp)
+        if one and one.ran and all(running.issuperset(kept.up) for kept in one.services.values()):
+            generation.forget(scene.folder, stamp)
+
+
+def _sources(
+    loaded: Loaded,
+    known: Record | None,
+    containers: Sequence[Container],
+    services: Collection[str],
+    engine: Engine,
+) -> list[tuple[Mapping[str, Any], list[str]]]:
+    """Configurations from which services were started, and which ones they give.
+
+    That is known by the containers' IDs where the last good update (or way back) made them, else
+    by Compose's hash on them.
+    """
+    path = os.path.join(loaded.folder, RUNNING)
+    running, digest = generation.read_configuration(path)
+    past = known.services if known and digest and digest == known.configuration else {}
+    found: list[tuple[Mapping[str, Any], list[str]]] = []
+    rest = list(services)
+    if running is not None:
+        given = [
+            name
+            for name in rest
+            if name in running["services"]
+            and past.get(name, {}).get("containers")
+            == sorted(one.id for one in containers if one.service == name)
+        ]
+        found.append((running, given))
+        rest = [name for name in rest if name not in given]
+    now: dict[str, Any] = dict(loaded.rendered)
+    for configuration in (now, *([running] if running and running != now else [])):
+        mine = [name for name in rest if name in (configuration.get("services") or {})]
+        if not mine:
+            continue
+        file = generation.scratch(loaded.folder, configuration)
+        try:
+            target = Target(loaded.target.folder, (file,), (), loaded.configuration.name)
+            hashes = engine.hashes(target)
+        finally:
+            generation.remove_scratch(loaded.folder)
+        given = [
+            name
+            for name in mine
+            if all(one.config_hash == hashes.get(name) for one in containers if one.service == name)
+        ]
+        found.append((configuration, given))
+        rest = [name for name in rest if name not in given]
+    return found

@@ -1,0 +1,475 @@
+"""What an update will do, as steps: pure, from plain values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rbuild.compose.bases import Bases
+from rbuild.compose.configuration import Configuration, Service
+from rbuild.decisions.moves import BASE
+from rbuild.decisions.moves import IMAGE as IMAGE_KIND
+from rbuild.docker.engine import Container, Image
+from rbuild.docker.reference import kept, qualified, repository
+from rbuild.errors import ProjectError
+from rbuild.settings import Given
+from rbuild.updates.health import Expectation, stopped_by_hand
+from rbuild.updates.step import Build, Free, Gate, Hook, Keep, Pull, Push, Require, Step, Up, Watch
+
+IMAGE = "image of a service"
+# States in which a container has its ports.
+HOLDING = ("running", "paused")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps of an update, and what a person should know of it."""
+
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...]
+    bases: tuple[str, ...]
+    """External images that the builds rest on, fully qualified."""
+    left: Mapping[str, str]
+    """Services that are left as they are: `manual`, `paused`, `stopped` or `unmoved`."""
+    scales: Mapping[str, int]
+    """Scales set by hand."""
+    local: tuple[str, ...] = ()
+    """IDs of images that never came from a registry."""
+    made: tuple[str, ...] = ()
+    """IDs of the images that the names of what is built mean now."""
+    limited: bool = False
+    """Whether only services are updated under which something has moved."""
+    rests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What it rests on, by kind (see `moves`): qualified name → the name as it is spelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the engine and our records show before an update."""
+
+    containers: Sequence[Container]
+    images: Mapping[str, Image]
+    """By the name that was asked for: service images and bases that are here."""
+    made_elsewhere: frozenset[str] = frozenset()
+    """Qualified names of the images that other recorded projects build."""
+    all_services: frozenset[str] | None = None
+    """Names of all services, inactive ones too, where that was worth asking."""
+    left_stand: bool = False
+    """Whether a plain `up` would leave alone, by itself, the services that are to be left."""
+    held: frozenset[str] = frozenset()
+    """Qualified names of images whose newest digest must not be taken yet."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Qualified name → the digest to take, and no other."""
+
+
+def leave_alone(
+    configuration: Configuration,
+    containers: Sequence[Container],
+    stopped_before: Collection[str] = (),
+    torn: bool = False,
+) -> dict[str, str]:
+    """Services whose containers an update must not touch, and why.
+
+    `manual` ones, as soon as there is a container to leave (one that was taken down comes up
+    again, from the image that is here), `paused` ones, and `stopped` ones: found stopped by hand
+    now, or in `stopped_before`, which an interrupted update had found. `torn`: that update may have
+    stopped containers itself, so what is stopped now tells nothing.
+    """
+    left = {}
+    for service in configuration.services.values():
+        own = [one for one in containers if one.service == service.name and not one.oneoff]
+        if service.manual and own:
+            left[service.name] = "manual"
+        elif own and all(one.state == "paused" for one in own):
+            left[service.name] = "paused"
+        elif (own and not torn and all(map(stopped_by_hand, own))) or (
+            service.name in stopped_before and not any(one.state in HOLDING for one in own)
+        ):
+            left[service.name] = "stopped"
+    return left
+
+
+def leave_unbuilt(
+    configuration: Configuration, left: Mapping[str, str], images: Collection[str]
+) -> list[str]:
+    """Services that are not built: manual ones that have a container or an image."""
+    return [
+        one.name
+        for one in configuration.services.values()
+        if one.manual and (one.name in left or one.image in images)
+    ]
+
+
+def leave_unmoved(
+    configuration: Configuration, containers: Sequence[Container], concerned: Collection[str]
+) -> dict[str, str]:
+    """Services that a limited update leaves as they are: not `concerned`, and there."""
+    there = {one.service for one in containers if not one.oneoff}
+    return {
+        name: "unmoved"
+        for name in configuration.services
+        if name not in concerned and name in there
+    }
+
+
+def stand_as_they_are(
+    configuration: Configuration,
+    left: Collection[str],
+    containers: Sequence[Container],
+    images: Mapping[str, Image],
+    hashes: Mapping[str, str],
+    unchanged: Collection[str],
+) -> bool:
+    """Whether a plain `up` would leave these services alone by itself.
+
+    `hashes` are Compose's of each service's configuration; it leaves out what env files say, so
+    the containers' environment is compared as well. `unchanged` are services whose
+    configuration and containers are those of the last good update.
+    """
+    for name in left:
+        service = configuration.services[name]
+        image = images.get(service.image)
+        environment = (service.environment or {}).items()
+        wanted = {f"{key}={value}" for key, value in environment if value is not None}
+        for one in containers:
+            if one.service != name or one.oneoff:
+                continue
+            same = name in unchanged or (
+                one.config_hash == hashes.get(name) and wanted <= set(one.environment)
+            )
+            if not (same and one.state == "running" and image and one.image == image.id):
+                return False
+    return True
+
+
+def make(
+    configuration: Configuration,
+    bases: Bases,
+    observed: Observed,
+    *,
+    left: Mapping[str, str],
+    stamp: str,
+    scales_before: Mapping[str, int],
+    scales_interrupted: Mapping[str, int] | None,
+    names_interrupted: Mapping[str, str],
+    failing: Collection[str],
+    ended_before: Mapping[str, int],
+    compose_files: Sequence[str],
+    hooks: Mapping[str, Given] | None = None,
+    monitor_period: int = 0,
+    up: bool = True,
+    push: bool = False,
+) -> Plan:
+    """The plan of an update.
+
+    `stamp` names the generation that is kept; `scales_before` has the scales of the compose
+    file, `ended_before` the exit codes, as of the last good update; `scales_interrupted` are
+    those that an interrupted update had found set by hand, None if the containers still show
+    them; `names_interrupted` is what image names meant before one that was killed at its
+    builds; `failing` are the services that were in trouble before; `compose_files` are the
+    project's own; `monitor_period` is in seconds. Without `up`, images are only built, and pushed
+    if `push` says so. Raises ProjectError where another stack has the same name, or nothing can be
+    pushed.
+    """
+    containers = [one for one in observed.containers if not one.oneoff]
+    notes = _refuse_strangers(containers, configuration, compose_files)
+    notes += [
+        f"{name}: its build context is no folder here, bases unknown" for name in bases.unknown
+    ]
+    pulls, more = _pulls(configuration, bases, observed, left)
+    if not up:
+        # What is not started needs no image.
+        pulls = [one for one in pulls if one.purpose != IMAGE]
+    notes += more
+
+    steps: list[Step] = [
+        _keep(configuration, containers, observed.images, stamp, names_interrupted, up=up)
+    ]
+    steps += [one for one in pulls if one.purpose != IMAGE]
+    for group in bases.order:
+        remote = tuple(name for name in group if name in bases.unknown)
+        local = tuple(name for name in group if name not in bases.unknown)
+        steps += [Build(local)] if local else []
+        steps += [Build(remote, pull=True)] if remote else []
+    steps += [one for one in pulls if one.purpose == IMAGE]
+    if push:
+        steps += _push(configuration, bases)
+
+    by_hand = _scales(configuration, containers, scales_before, scales_interrupted)
+    moving = {n: one for n, one in configuration.services.items() if n not in left and up}
+    # What is made of nothing, or of no image, is Compose's own business.
+    wanted = [
+        one for one in moving.values() if one.has_image and by_hand.get(one.name, one.scale) > 0
+    ]
+    if moving:
+        free = _free(wanted, containers)
+        if free.ports:
+            # First of all: nobody should wait for a build that leads nowhere.
+            steps.insert(0, free)
+        orphans = _orphan_options(containers, configuration, observed, compose_files, notes)
+        leftovers = tuple(one for one in containers if one.replaces)
+        expectations = tuple(
+            _expectation(one, by_hand, ended_before, one.name in failing) for one in wanted
+        )
+        steps += [
+            Require(tuple((one.name, one.image) for one in wanted)),
+            _up(configuration, observed, left, by_hand, orphans, leftovers, tuple(failing)),
+            Gate(expectations, {one.id: one.restarts for one in containers}),
+        ]
+        if monitor_period:
+            steps.append(Watch(expectations, monitor_period))
+    before = (hooks or {}).get("before-update")
+    if before is not None and isinstance(before.value, tuple):
+        # Once it is sure that the update can begin.
+        steps.insert(1 if isinstance(steps[0], Free) else 0, Hook("before-update", before.value))
+    return Plan(
+        steps=tuple(steps),
+        notes=tuple(notes),
+        bases=tuple(dict.fromkeys(qualified(need.reference) for need in bases.needs)),
+        left=left,
+        scales=by_hand,
+        local=tuple(sorted({one.id for one in observed.images.values() if one.pulled is False})),
+        made=tuple(
+            one.id for name, one in observed.images.items() if name in configuration.built_images
+        ),
+        rests={
+            BASE: {qualified(one.reference): one.reference for one in bases.needs},
+            IMAGE_KIND: {
+                qualified(one.image): one.image
+                for one in configuration.services.values()
+                if up and one.name not in left and is_pulled(one)
+            },
+        },
+    )
+
+
+def is_pulled(service: Service) -> bool:
+    """Whether an update pulls a service's image though one is here."""
+    own = not service.build and service.has_image and bool(service.scale)
+    return own and _wants_pull(service, present=True)
+
+
+def _push(configuration: Configuration, bases: Bases) -> list[Step]:
+    """Push what is built under a name that somebody gave it; ProjectError if nothing has one."""
+    if not any(one.build and (one.is_named or one.tags) for one in configuration.services.values()):
+        raise ProjectError(
+            f"{configuration.name}: push: true, but no image that it builds has a name of its own",
+            hint="give services image: or build: {tags: …} with the registry, or leave push out",
+        )
+    names = [
+        name
+        for group in bases.order
+        for service in (configuration.services[one] for one in group)
+        for name in (*((service.image,) if service.is_named else ()), *service.tags)
+    ]
+    return [Push(tuple(dict.fromkeys(names)))] if names else []
+
+
+def _up(
+    configuration: Configuration,
+    observed: Observed,
+    left: Collection[str],
+    by_hand: Mapping[str, int],
+    orphans: Sequence[str],
+    leftovers: tuple[Container, ...],
+    failing: tuple[str, ...],
+) -> Up:
+    """How `up` is called: plainly where that leaves alone what is to be left, else apart."""
+    moving = [name for name in configuration.services if name not in left]
+    scales = {name: f"--scale={name}={count}" for name, count in by_hand.items()}
+    apart = (*(scales[name] for name in scales if name in moving), *orphans, "--no-deps", *moving)
+    plainly = not left or observed.left_stand
+    names = (configuration.services[name].image for name in left)
+    here = ((name, observed.images[name].id) for name in names if name in observed.images)
+    return Up(
+        services=tuple(moving),
+        options=(*scales.values(), *orphans) if plainly else apart,
+        leftovers=leftovers,
+        failing=failing,
+        apart=apart,
+        beside=tuple(here) if plainly else (),
+    )
+
+
+def _free(services: Iterable[Service], containers: Sequence[Container]) -> Free:
+    """The ports that these services ask for and that no container of the project holds now."""
+    held = tuple(port for one in containers if one.state in HOLDING for port in one.ports)
+    wanted = ((one.name, port) for one in services for port in one.ports)
+    return Free(
+        ports=tuple((name, port) for name, port in wanted if port not in held),
+        own=tuple(one.name for one in containers),
+        held=held,
+    )
+
+
+def _keep(
+    configuration: Configuration,
+    containers: Sequence[Container],
+    images: Mapping[str, Image],
+    stamp: str,
+    names_before: Mapping[str, str],
+    *,
+    up: bool,
+) -> Keep:
+    running: dict[str, str] = {}
+    # Of several containers, the one that has run longest shows what an update must not lose.
+    for one in sorted(containers, key=lambda one: (one.state not in HOLDING, one.started)):
+        if one.service in configuration.services and not one.replaces:
+            running.setdefault(one.service, one.image)
+    if not up:
+        # No container keeps these from being gone with their names.
+        for service in configuration.services.values():
+            if service.build and service.image in images:
+                running.setdefault(service.name, images[service.image].id)
+    in_use = {one.image for one in containers}
+
+    def before(name: str) -> str:
+        """What a name meant before an interrupted update, unless a person brought up the new."""
+        now = images[name].id
+        return now if now in in_use else names_before.get(name) or now
+
+    return Keep(
+        images=tuple(
+            (image, kept(configuration.name, service, stamp)) for service, image in running.items()
+        ),
+        names=tuple(
+            (name, before(name))
+            for one in configuration.services.values()
+            for name in (one.image, *one.tags)
+            if name in images
+        ),
+    )
+
+
+def _pulls(
+    configuration: Configuration, bases: Bases, observed: Observed, left: Mapping[str, str]
+) -> tuple[list[Pull], list[str]]:
+    """What to fetch, each image once, and notes on what is not fetched."""
+    made_here = {qualified(name) for name in configuration.built_images}
+    wanted: dict[tuple[str, str], Pull] = {}
+    notes: dict[str, None] = {}
+
+    def want(reference: str, platform: str, purpose: str) -> None:
+        image = observed.images.get(reference)
+        if qualified(reference) in made_here:
+            return
+        if qualified(reference) in observed.made_elsewhere:
+            notes[f"{reference}: built by another project here, not pulled"] = None
+        elif image and (image.pulled is False or not _has_digest(image, reference)):
+            notes[f"{reference}: exists only on this machine, not pulled"] = None
+        elif image and qualified(reference) in observed.held:
+            notes[f"{reference}: a newer one waits, or could not be asked for; not pulled"] = None
+        elif not (image and "@" in reference):
+            key = (qualified(reference), platform)
+            digest = observed.digests.get(key[0], "")
+            wanted.setdefault(key, Pull(reference, platform, purpose, digest))
+
+    for need in bases.needs:
+        want(need.reference, need.platform, f"base of {', '.join(need.services)}")
+    for service in configuration.services.values():
+        if service.build or not service.has_image or not service.scale:
+            continue
+        if left.get(service.name) in ("manual", "unmoved"):
+            continue
+        if _wants_pull(service, service.image in observed.images):
+            want(service.image, service.platform, IMAGE)
+    return list(wanted.values()), list(notes)
+
+
+def _has_digest(image: Image, reference: str) -> bool:
+    """Whether a registry knows an image under this name, and not only under another."""
+    return repository(reference) in map(repository, image.digests)
+
+
+def _wants_pull(service: Service, present: bool) -> bool:
+    if service.pull_policy in ("never", "build"):
+        return False
+    if service.pull_policy in ("missing", "if_not_present") or service.manual:
+        return not present
+    return True
+
+
+def _scales(
+    configuration: Configuration,
+    containers: Sequence[Container],
+    before: Mapping[str, int],
+    interrupted: Mapping[str, int] | None,
+) -> dict[str, int]:
+    """Services whose number of containers a person set, and that number."""
+    by_hand = {}
+    for service in configuration.services.values():
+        if interrupted is None:
+            found = sum(one.service == service.name and not one.replaces for one in containers)
+        else:
+            # Half of a recreate shows a number that nobody has set.
+            found = interrupted.get(service.name, 0)
+        unchanged = before.get(service.name, service.scale) == service.scale
+        if found and found != service.scale and unchanged:
+            by_hand[service.name] = found
+    return by_hand
+
+
+def _expectation(
+    service: Service,
+    by_hand: Mapping[str, int],
+    ended_before: Mapping[str, int],
+    failing: bool,
+) -> Expectation:
+    known = service.name in ended_before
+    return Expectation(
+        service=service.name,
+        count=by_hand.get(service.name, service.scale),
+        must_end=service.one_shot,
+        may_end=ended_before[service.name] == 0
+        if known
+        else service.restart in ("no", "on-failure") or service.restart.startswith("on-failure:"),
+        was_failing=failing,
+    )
+
+
+def _refuse_strangers(
+    containers: Sequence[Container], configuration: Configuration, compose_files: Sequence[str]
+) -> list[str]:
+    """Raise ProjectError for another stack of the same name; notes on harmless company."""
+    own = {os.path.realpath(path) for path in compose_files}
+    folders = {os.path.dirname(path) for path in own}
+    notes: dict[str, None] = {}
+    for one in containers:
+        theirs = {os.path.realpath(path) for path in one.config_files}
+        if not theirs or theirs & own or not any(os.path.exists(path) for path in theirs):
+            continue
+        files = ", ".join(one.config_files)
+        if one.service in configuration.services or not folders.issuperset(
+            map(os.path.dirname, theirs)
+        ):
+            raise ProjectError(
+                f"another stack uses the Compose project name {configuration.name!r}: "
+                f"container {one.name} was made from {files}",
+                hint="give one of them a name of its own (top-level `name:`, or "
+                "COMPOSE_PROJECT_NAME in its .env)",
+            )
+        notes[f"{one.service}: made from {files}, left alone"] = None
+    return list(notes)
+
+
+def _orphan_options(
+    containers: Sequence[Container],
+    configuration: Configuration,
+    observed: Observed,
+    compose_files: Sequence[str],
+    notes: list[str],
+) -> list[str]:
+    """`--remove-orphans` if all that it would remove came from this project's files."""
+    known = observed.all_services or frozenset(configuration.services)
+    orphans = [one for one in containers if one.service not in known]
+    own = {os.path.realpath(path) for path in compose_files}
+    strange = [
+        one for one in orphans if not own & {os.path.realpath(path) for path in one.config_files}
+    ]
+    if orphans and not strange:
+        return ["--remove-orphans"]
+    names = ", ".join(dict.fromkeys(one.name for one in orphans))
+    if names:
+        notes.append(f"orphans not all of this project's files, none removed: {names}")
+    return []

@@ -1,0 +1,168 @@
+"""Asks the engine what is there and what may be taken, and plans an update from it.
+
+Changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rbuild.compose import bases
+from rbuild.compose.configuration import Configuration
+from rbuild.compose.loading import Loaded
+from rbuild.decisions import moves
+from rbuild.docker.engine import Container
+from rbuild.docker.reference import is_listed, qualified
+from rbuild.state import generation
+from rbuild.updates import keeping, plan
+from rbuild.updates.plan import Plan
+from rbuild.updates.scene import Scene
+from rbuild.updates.underway import kept_as, made_elsewhere, real_files, still_counts
+
+
+def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
+    """Ask the engine what is there, and plan; with the name of the generation that is kept.
+
+    Changes nothing.
+    """
+    engine, known, run, info = scene.engine, scene.known, scene.run, scene.info
+    assert info
+    configuration = loaded.configuration
+    services = configuration.services
+    containers = generation.ours(
+        engine.containers(configuration.name), loaded.folder, loaded.inputs.main_files
+    )
+    interrupted = still_counts(known, containers)
+    images = engine.images(
+        [name for one in services.values() if one.has_image for name in (one.image, *one.tags)]
+    )
+    torn = bool(interrupted.get("touched"))
+    # An engine that is killed stops what still runs when it comes back, like a person would.
+    unsure = torn or bool(interrupted.get("lost"))
+    left = plan.leave_alone(configuration, containers, interrupted.get("stopped") or (), unsure)
+    unbuilt = plan.leave_unbuilt(configuration, left, images)
+    needs = bases.find(configuration, _read_file, info.platform, unbuilt)
+    limited = _is_limited(scene)
+    if limited:
+        services_changed = scene.contexts.services if scene.contexts else ()
+        touched = bases.concerned(
+            configuration,
+            needs if not unbuilt else bases.find(configuration, _read_file, info.platform),
+            scene.moves.moved,
+            services_changed,
+            [qualified(one) for one in scene.settings.watch],
+        )
+        unmoved = plan.leave_unmoved(configuration, containers, touched)
+        left = {**unmoved, **left}
+        # What isn't there at all comes along, from the image that is here if there is one.
+        unbuilt += [
+            one.name
+            for one in configuration.services.values()
+            if one.name not in touched and (one.name in unmoved or one.image in images)
+        ]
+        needs = bases.find(configuration, _read_file, info.platform, unbuilt)
+    images |= engine.images([one.reference for one in needs.needs])
+    local = known.local if known else []
+    images = {
+        name: replace(one, pulled=False) if one.pulled is None and one.id in local else one
+        for name, one in images.items()
+    }
+    strange = {one.service for one in containers} - services.keys()
+    past = known.services if known else {}
+    kept = kept_as(interrupted, run.started)
+    held, digests = _cool_down(scene, configuration, needs)
+    made = plan.make(
+        configuration,
+        needs,
+        plan.Observed(
+            containers,
+            images,
+            made_elsewhere(run.store, loaded.folder, real_files(loaded)),
+            engine.all_services(loaded.target) if strange else None,
+            bool(left)
+            and plan.stand_as_they_are(
+                configuration,
+                left,
+                containers,
+                images,
+                engine.hashes(loaded.target),
+                _unchanged(loaded, past, containers),
+            ),
+            held=held,
+            digests=digests,
+        ),
+        left=left,
+        stamp=kept,
+        scales_before={name: one["scale"] for name, one in past.items()},
+        scales_interrupted=interrupted.get("scales") or {} if torn else None,
+        names_interrupted={} if torn else interrupted.get("names") or {},
+        # What an update of ours has broken is not what was failing anyway.
+        failing=interrupted.get("failing") or ()
+        if torn
+        else keeping.in_trouble(containers, time.time() + info.clock_ahead),
+        ended_before={name: one["ended"] for name, one in past.items()},
+        compose_files=loaded.inputs.main_files,
+        hooks=scene.settings.hooks,
+        monitor_period=scene.settings.monitor_period,
+        up=scene.settings.up,
+        push=scene.settings.push,
+    )
+    return replace(made, limited=limited), kept
+
+
+def _is_limited(scene: Scene) -> bool:
+    """Whether only what moved is updated: that was asked for, and nothing else is the reason."""
+    return (
+        scene.settings.update == "moved"
+        and not scene.changed
+        and bool(scene.outcome.reasons)
+        and all(one.kind in moves.MOVED or one.kind == "changed" for one in scene.outcome.reasons)
+    )
+
+
+def _cool_down(
+    scene: Scene, configuration: Configuration, needs: bases.Bases
+) -> tuple[frozenset[str], dict[str, str]]:
+    """With `min-age`: the images that must not be taken anew yet, and which digest to take."""
+    settings, lookout = scene.settings, scene.means.lookout
+    if not settings.min_age or not lookout:
+        return frozenset(), {}
+    rests = scene.known.rests if scene.known else {}
+    names = [qualified(one.reference) for one in needs.needs]
+    names += [
+        qualified(one.image) for one in configuration.services.values() if plan.is_pulled(one)
+    ]
+    gone = {name for one in rests.values() for name, known in one.items() if not moves.given(known)}
+    gone |= lookout.makers(scene.folder).keys()
+    names = [
+        one
+        for one in dict.fromkeys(names)
+        if "@" not in one and one not in gone and not is_listed(one, settings.ignore)
+    ]
+    seen = lookout.sight(names, settings)
+    now = time.time()
+    held = moves.held(rests, names, seen, settings.min_age, now)
+    digests = {name: one.digest for name, one in seen.items() if not one.error and one.digest}
+    stays = {name: seen[name].error for name in held if seen[name].error}
+    scene.outcome.warnings += tuple(f"{line}; not taken anew" for line in moves.told(stays))
+    return frozenset(held), {**digests, **held}
+
+
+def _unchanged(
+    loaded: Loaded, past: Mapping[str, Mapping[str, object]], containers: Sequence[Container]
+) -> list[str]:
+    """Services whose configuration and containers are those of the last good update."""
+    return [
+        name
+        for name, shape in loaded.shapes.items()
+        if past.get(name, {}).get("shape") == shape
+        and past[name]["containers"]
+        == sorted(one.id for one in containers if one.service == name and not one.oneoff)
+    ]
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

@@ -1,0 +1,328 @@
+"""Carries out the steps of a plan on an engine, and undoes those that must be undone."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rbuild.compose.configuration import Configuration, longest_wait
+from rbuild.compose.project import Target
+from rbuild.docker.engine import Container, Engine, Port
+from rbuild.docker.reference import pattern, untagged
+from rbuild.errors import EngineError, NotInRegistry, PullError, UpError
+from rbuild.process import Log, Stop
+from rbuild.settings import Settings
+from rbuild.updates import gate, hook
+from rbuild.updates.step import (
+    Build,
+    Drop,
+    Free,
+    Gate,
+    Hook,
+    Keep,
+    Pull,
+    Push,
+    Require,
+    Restore,
+    Step,
+    Up,
+    Watch,
+)
+
+# Beyond the settling time, so that a short limit can still be met by a healthy service.
+SPARE = 5
+
+
+@dataclass
+class Work:
+    """An update, or a way back, while it is at work, and what came of its steps."""
+
+    engine: Engine
+    target: Target
+    configuration: Configuration
+    settings: Settings
+    overlay: str
+    """A compose file of ours that labels what is built."""
+    clock_ahead: float
+    """Seconds that the engine's clock is ahead of ours."""
+    stop: Stop
+    tell: Callable[[str], None]
+    log: Log
+    hold: Sequence[int] = ()
+    """Descriptors of the project's lock."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """What hooks are told."""
+    engine_here: bool = False
+    """Whether the engine publishes ports on this machine."""
+    names: dict[str, str] = field(default_factory=dict)
+    """What image names meant before the update."""
+    kept: list[str] = field(default_factory=list)
+    """Tags of ours that this update has made."""
+    superseded: list[str] = field(default_factory=list)
+    """IDs of the images that our pulls replaced."""
+    pulled: list[str] = field(default_factory=list)
+    """IDs of the images that replaced them."""
+    made: list[str] = field(default_factory=list)
+    """IDs of the images that this project's builds have made, before and now."""
+    taken: int | None = None
+    """Bytes that builds and pulls took; None where that can't be told."""
+    local: list[str] = field(default_factory=list)
+    """Names of images that turned out to be in no registry."""
+    rests: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """What the update was made on, as a record keeps it."""
+    makes: dict[str, str] = field(default_factory=dict)
+    """Qualified names of the images that the project builds → their IDs."""
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    touched: bool = False
+    """Whether containers may have been touched."""
+    deadline: float = 0.0
+    """Of up and gate together, on the monotonic clock."""
+    limit: float = 0.0
+    containers: list[Container] = field(default_factory=list)
+    since: float = 0.0
+    """When containers were first touched, on the engine's clock in epoch seconds."""
+
+    @property
+    def name(self) -> str:
+        """Compose's name for the project."""
+        return self.configuration.name
+
+
+def run(step: Step, work: Work) -> None:
+    """Run one step."""
+    match step:
+        case Free():
+            _free(step, work)
+        case Keep():
+            _keep(step, work)
+        case Pull():
+            _pull(step, work)
+        case Build():
+            _build(step, work)
+        case Push():
+            for reference in step.references:
+                work.engine.push(reference, timeout=work.settings.build_timeout)
+        case Require():
+            _require(step, work)
+        case Up():
+            _up(step, work)
+        case Gate():
+            gate.wait(step, work)
+        case Watch():
+            gate.watch(step, work)
+        case Hook():
+            hook.run(
+                step.name,
+                step.command,
+                environ=work.environ,
+                folder=work.target.folder,
+                stop=work.stop,
+                timeout=work.settings.hook_timeout,
+                log=work.log,
+                hold=work.hold,
+            )
+        case Restore():
+            for name, image in step.names:
+                work.engine.tag(image, name)
+        case Drop():
+            for one in step.containers:
+                work.engine.remove_container(one.id)
+
+
+def put_back(keep: Keep, tags: Sequence[str], engine: Engine) -> list[str]:
+    """Undo what was built and pulled, no container having been touched.
+
+    The images' names go back to what they meant before, and our own `tags` go. Gives what could
+    not be undone.
+    """
+    problems = []
+    now = engine.images([name for name, _ in keep.names]) if keep.names else {}
+    moved = [name for name, image in keep.names if name not in now or now[name].id != image]
+    # No container of ours runs what is new; another project's may, and counts on the name.
+    used = engine.used_images() if moved else frozenset()
+    for name, image in keep.names:
+        if name in moved and (name not in now or now[name].id not in used):
+            try:
+                engine.tag(image, name)
+            except EngineError as error:
+                problems.append(error.message)
+    for tag in tags:
+        engine.remove_image(tag)
+    return problems
+
+
+def _free(step: Free, work: Work) -> None:
+    for service, port in step.ports:
+        holders = [name for name in work.engine.publishers(port) if name not in step.own]
+        ours = any(map(port.clashes, step.held))
+        if holders or (work.engine_here and not ours and is_taken(port)):
+            by = f"by container {', '.join(holders)}" if holders else "by a program on this machine"
+            raise EngineError(
+                f"service {service}: port {port} is taken already, {by}",
+                hint="stop that, or publish another port"
+                if holders
+                else "`ss -lntup` shows which; stop it, or publish another port",
+            )
+
+
+def is_taken(port: Port) -> bool:
+    """Whether a program on this machine listens on the port. What can't be told is no."""
+    kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
+    if port.protocol not in ("tcp", "udp"):
+        return False
+    addresses = [port.address] if port.address else ["0.0.0.0", "::"]
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            with socket.socket(family, kind) as probe:
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                if kind == socket.SOCK_STREAM:
+                    # As the engine does it: a connection that lingers doesn't count.
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((address, port.number))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return True
+    return False
+
+
+def _keep(step: Keep, work: Work) -> None:
+    work.names = dict(step.names)
+    here = work.engine.images([image for image, _ in step.images])
+    own = work.engine.list_images(reference=pattern(work.configuration.name))
+    present = {tag for image in own for tag in image.tags}
+    for image, tag in step.images:
+        # A running container's image may have been removed by force, and an update that failed
+        # before may have kept what ran when all was well.
+        if image in here and tag not in present:
+            work.kept.append(tag)
+            work.engine.tag(image, tag)
+
+
+def _pull(step: Pull, work: Work) -> None:
+    before = work.engine.images([step.reference])
+    exact = f"{untagged(step.reference)}@{step.digest}" if step.digest else ""
+    try:
+        work.engine.pull(
+            exact or step.reference, step.platform, timeout=work.settings.build_timeout
+        )
+        if exact:
+            work.engine.tag(exact, step.reference)
+    except PullError as error:
+        here = before.get(step.reference)
+        if here and here.pulled is None and isinstance(error, NotInRegistry):
+            work.notes.append(f"{step.reference}: exists only on this machine, not pulled")
+            work.local.append(step.reference)
+            return
+        message = f"{error.message} ({step.purpose})"
+        raise PullError(message, hint=error.hint, detail=error.detail) from None
+    after = work.engine.images([step.reference])
+    old, new = before.get(step.reference), after.get(step.reference)
+    # A run that was killed at this very pull has moved the name already.
+    meant = work.names.get(step.reference) or (old.id if old else "")
+    if meant and new and meant != new.id:
+        work.superseded.append(meant)
+        work.pulled.append(new.id)
+
+
+def _build(step: Build, work: Work) -> None:
+    names = [work.configuration.services[one].image for one in step.services]
+    try:
+        work.engine.build(
+            work.target,
+            work.overlay,
+            step.services,
+            pull=step.pull,
+            timeout=work.settings.build_timeout,
+        )
+    finally:
+        if not work.stop.signum:
+            work.made += [one.id for one in work.engine.images(names).values()]
+
+
+def _require(step: Require, work: Work) -> None:
+    here = work.engine.images([image for _, image in step.images])
+    for service, image in step.images:
+        if image not in here:
+            raise EngineError(
+                f"service {service}: its image {image} is not here",
+                hint="pull or build it, or change its pull_policy",
+            )
+
+
+def _up(step: Up, work: Work) -> None:
+    set_time_limit(step.services, work)
+    before = work.engine.containers(work.name)
+    here = work.engine.images([name for name, _ in step.beside]) if step.beside else {}
+    moved = any(name not in here or here[name].id != image for name, image in step.beside)
+    options = step.apart if moved else step.options
+    work.since = work.since or time.time() + work.clock_ahead
+    was_touched, work.touched = work.touched, True
+    _clear_leftovers(step, work)
+    if not step.services:
+        return
+    try:
+        work.engine.up(step.target or work.target, list(options), timeout=work.limit)
+    except UpError as error:
+        work.containers = work.engine.containers(work.name)
+        # Compose looks for networks, volumes and the like before it touches a container.
+        work.touched = (
+            was_touched
+            or bool(step.leftovers)
+            or _lives(before) != _lives(work.containers)
+            or bool(work.engine.stopping(work.name, work.since))
+        )
+        troubled = gate.troubled(work.containers, step.services)
+        if troubled and {one.service for one in troubled} <= set(step.failing):
+            # What waits for a service that has been failing all along; the gate will tell.
+            work.warnings.append(f"{error.message}: {_last_line(error.detail)}")
+            return
+        parts = [error.detail, *(gate.evidence(one, work.engine) for one in troubled)]
+        hint = "what Compose had asked to stop may stop yet" if error.timed_out else ""
+        raise UpError(error.message, hint=hint, detail="\n".join(filter(None, parts))) from None
+
+
+def _lives(containers: list[Container]) -> set[tuple[str, str, float]]:
+    return {(one.id, one.state, one.started) for one in containers}
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]
+
+
+def set_time_limit(services: Sequence[str], work: Work) -> None:
+    """Let the time for `up` and gate begin."""
+    work.limit = _time_limit(services, work)
+    work.deadline = time.monotonic() + work.limit
+
+
+def _time_limit(names: Sequence[str], work: Work) -> float:
+    """Seconds for up and gate: what was set, or as long as the healthchecks may take."""
+    given = float(work.settings.up_timeout_period)
+    least = float(work.settings.settle_period + SPARE)
+    if work.settings.up_timeout_is_given:
+        return max(given, least)
+    services = [work.configuration.services[name] for name in names]
+    images = work.engine.images([one.image for one in services])
+    checks = {one.name: images[one.image].healthcheck for one in services if one.image in images}
+    wait, service = longest_wait(work.configuration, checks)
+    if wait > given:
+        work.tell(f"time limit {wait:.0f} s, for what {service} and those it waits for may take")
+    return max(given, least, wait)
+
+
+def _clear_leftovers(step: Up, work: Work) -> None:
+    if not step.leftovers:
+        return
+    existing = {one.id[:12] for one in work.engine.containers(work.configuration.name)}
+    for one in step.leftovers:
+        if one.replaces in existing:
+            work.engine.remove_container(one.id)
+        else:
+            # The old one is gone already: this one carries on its anonymous volumes.
+            work.engine.rename_container(one.id, one.name.partition("_")[2])
