@@ -72,6 +72,21 @@ def test_a_pull_that_moves_a_name_notes_what_it_superseded() -> None:
     assert job.superseded == ["old"]
 
 
+@pytest.mark.parametrize(
+    ("new", "superseded"),
+    [("newer", ["between", "old"]), ("old", ["between"]), ("between", ["old"])],
+)
+def test_a_pull_after_one_of_a_run_that_was_killed(new: str, superseded: list[str]) -> None:
+    """Nobody else knows of what that one has brought."""
+    engine = Fake(found={"x": Image("between")})
+    engine.pulls = lambda: engine.found.update(x=Image(new))
+    job = work(engine)
+    job.names = {"x": "old"}
+    run(Pull("x", "", "image of a service"), job)
+    assert job.superseded == superseded
+    assert job.pulled == [new]
+
+
 @pytest.mark.parametrize("before", [{}, {"x": Image("same")}])
 def test_a_pull_that_moves_nothing(before: dict[str, Image]) -> None:
     engine = Fake(found=dict(before))
@@ -147,20 +162,20 @@ def test_what_an_earlier_try_kept_stays() -> None:
 def test_names_go_back_and_our_tags_go() -> None:
     engine = Fake(found={"moved": Image("new"), "same": Image("old-2")})
     names = (("moved", "old-1"), ("same", "old-2"), ("gone", "old-3"))
-    assert put_back(Keep((), names), [KEPT], engine) == []  # type: ignore[arg-type]
+    assert put_back(Keep((), names), [KEPT], engine) == ([], ["new"])  # type: ignore[arg-type]
     assert engine.asked == [("tag", "old-1", "moved"), ("tag", "old-3", "gone"), ("untag", KEPT)]
 
 
 def test_a_name_that_another_project_counts_on_by_now_stays() -> None:
     engine = Fake(found={"postgres:16": Image("new")}, used={"new"})
-    assert put_back(Keep((), (("postgres:16", "old"),)), [], engine) == []  # type: ignore[arg-type]
+    assert put_back(Keep((), (("postgres:16", "old"),)), [], engine) == ([], [])  # type: ignore[arg-type]
     assert engine.asked == []
 
 
 def test_what_cannot_be_put_back_is_told_and_the_rest_still_is() -> None:
     engine = Fake(untaggable="one")
     names = (("one", "old-1"), ("two", "old-2"))
-    problems = put_back(Keep((), names), [KEPT], engine)  # type: ignore[arg-type]
+    problems, _ = put_back(Keep((), names), [KEPT], engine)  # type: ignore[arg-type]
     assert problems == ["cannot be tagged"]
     assert engine.asked == [("tag", "old-2", "two"), ("untag", KEPT)]
 

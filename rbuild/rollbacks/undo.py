@@ -268,11 +268,13 @@ def _put_back(
 ) -> list[str]:
     """Undo what was built and pulled, no container having been touched; what could not be."""
     problems: list[str] = []
+    bared: list[str] = []
     base = note.base
     try:
         for step in made.steps:
             if isinstance(step, Keep):
-                problems += steps.put_back(step, work.kept, engine)
+                more, bared = steps.put_back(step, work.kept, engine)
+                problems += more
         if note.note["generation"] == generation.name_of(scene.run.started):
             generation.forget(scene.folder, note.note["generation"])
         # Half of a failed build is left over each time, until the disk is full.
@@ -280,7 +282,7 @@ def _put_back(
         keep = max(1, scene.settings.keep_images)
         there = keeping.let_go(scene.folder, engine, scene.name, keep, tracked_ids)
         # What was pulled has lost its name again, but the next try may want it.
-        new = [one for one in (*there, *work.pulled) if one not in base.superseded]
+        new = [one for one in (*there, *work.pulled, *bared) if one not in base.superseded]
         nameless = [one.id for one in engine.images(new).values() if not one.tags]
         base.superseded = [*base.superseded, *dict.fromkeys(nameless)]
     except RbuildError as error:

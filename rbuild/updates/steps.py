@@ -133,13 +133,14 @@ def run(step: Step, work: Work) -> None:
                 work.engine.remove_container(one.id)
 
 
-def put_back(keep: Keep, tags: Sequence[str], engine: Engine) -> list[str]:
+def put_back(keep: Keep, tags: Sequence[str], engine: Engine) -> tuple[list[str], list[str]]:
     """Undo what was built and pulled, no container having been touched.
 
     The images' names go back to what they meant before, and our own `tags` go. Gives what could
-    not be undone.
+    not be undone, and the IDs of the images that have lost a name: a run before this one, that was
+    killed, may have brought them.
     """
-    problems = []
+    problems, bared = [], []
     now = engine.images([name for name, _ in keep.names]) if keep.names else {}
     moved = [name for name, image in keep.names if name not in now or now[name].id != image]
     # No container of ours runs what is new; another project's may, and counts on the name.
@@ -148,11 +149,12 @@ def put_back(keep: Keep, tags: Sequence[str], engine: Engine) -> list[str]:
         if name in moved and (name not in now or now[name].id not in used):
             try:
                 engine.tag(image, name)
+                bared += [now[name].id] if name in now else []
             except EngineError as error:
                 problems.append(error.message)
     for tag in tags:
         engine.remove_image(tag)
-    return problems
+    return problems, bared
 
 
 def _free(step: Free, work: Work) -> None:
@@ -223,10 +225,10 @@ def _pull(step: Pull, work: Work) -> None:
         raise PullError(message, hint=error.hint, detail=error.detail) from None
     after = work.engine.images([step.reference])
     old, new = before.get(step.reference), after.get(step.reference)
-    # A run that was killed at this very pull has moved the name already.
-    meant = work.names.get(step.reference) or (old.id if old else "")
-    if meant and new and meant != new.id:
-        work.superseded.append(meant)
+    # A run that was killed at this pull, or after it, has moved the name already.
+    replaced = {work.names.get(step.reference, ""), old.id if old else ""}
+    if new and (replaced := replaced - {"", new.id}):
+        work.superseded += sorted(replaced)
         work.pulled.append(new.id)
 
 

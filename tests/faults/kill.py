@@ -53,6 +53,7 @@ SCENES = {
     "back": "a new image that ends at once: rbuild goes back",
     "back-config": "a command that is not in its image: `up` fails, rbuild goes back",
     "revert": "new content that is good, but the old is there again when the next run comes",
+    "spoil": "new content that is good, but when the next run comes it can't be built any more",
     "forced": "nothing is new, the run is forced; the next one is not",
 }
 BREAKING = ("back", "back-config")
@@ -156,7 +157,7 @@ class Survey:
 
     def boundaries(self, scene: str) -> list[Strike]:
         """Strikes at each step's start and end; of a way back, from the failure on."""
-        steps = self.steps[scene]
+        steps = self.steps.get(scene) or self.steps[self.like(scene)]
         failed = [number for number, (_, bad) in enumerate(steps, 1) if bad]
         first = failed[0] if failed and scene in BREAKING else 0
         return [
@@ -166,10 +167,20 @@ class Survey:
             if number > first or (number == first and side == "end")
         ]
 
+    def all_made(self, scene: str) -> Strike:
+        """A strike when all is built and pulled, and nothing is touched: most is left behind."""
+        steps = self.steps.get(scene) or self.steps[self.like(scene)]
+        last = [text.startswith("bring up") for text, _ in steps].index(True)
+        return Strike(scene, f"end:{last}", step=steps[last - 1][0])
+
     def expected(self, scene: str) -> float:
         """Seconds that a run takes, as far as is known."""
-        like = "back" if scene in BREAKING else "update"
-        return self.seconds.get(scene) or self.seconds.get(like) or 5.0
+        return self.seconds.get(scene) or self.seconds.get(self.like(scene)) or 5.0
+
+    @staticmethod
+    def like(scene: str) -> str:
+        """The scene that is looked at to know what this one is like."""
+        return "back" if scene in BREAKING else "update"
 
 
 class Lane:
@@ -205,8 +216,8 @@ class Lane:
         """Let the project be of a version, with what breaks it in a scene."""
         site = self.site
         assert site
-        bad = 'CMD ["sh", "-c", "echo no good; exit 7"]\n' if scene == "back" else ""
-        for name, end in (("web", ""), ("app", bad)):
+        bad = {"back": 'CMD ["sh", "-c", "echo no good; exit 7"]\n', "spoil": "RUN false\n"}
+        for name, end in (("web", ""), ("app", bad.get(scene, ""))):
             site.write(f"{name}/page", f"{name} {version}\n")
             # A build context is no input that makes a project stale; its Dockerfile is.
             labels = f"LABEL version={version} test={site.name}\n"
@@ -215,9 +226,9 @@ class Lane:
             f"{site.name}/side", "1", {"/www/index.html": f"side {version}\n"},
             Cmd=SERVE, Labels={"test": site.name, "version": str(version)},
         )  # fmt: skip
-        bad = "    command: [no-such-command]\n" if scene == "back-config" else ""
-        site.write("compose.yml", self.compose.replace("$IMAGE", image) + bad)
-        self.story.append(f"content: version {version}{', broken' if scene in BREAKING else ''}")
+        config = "    command: [no-such-command]\n" if scene == "back-config" else ""
+        site.write("compose.yml", self.compose.replace("$IMAGE", image) + config)
+        self.story.append(f"content: version {version}{', broken' if scene else ''}")
 
     def drop(self) -> None:
         """Take the project from the engine."""
@@ -281,7 +292,7 @@ class Lane:
         self.story = []
         site = self.make_good()
         listing = self.folder / f"{site.name}-{scene}"
-        self.write(self.version + 1, scene)
+        self.write(self.version + 1, scene if scene in BREAKING else "")
         with self.begun(f"list:{listing}") as begun:
             pass
         code = 3 if scene in BREAKING else 0
@@ -327,7 +338,7 @@ class Lane:
         forced = ["--force-rebuild"] if scene == "forced" else []
         for again in itertools.count(1):
             if not forced:
-                self.write(new, scene)
+                self.write(new, scene if scene in BREAKING else "")
             try:
                 wrong = self._kill_engine(one, forced) if one.engine else self._kill(one, forced)
                 break
@@ -341,24 +352,23 @@ class Lane:
 
         if scene == "revert":
             self.write(old)
+        elif scene == "spoil":
+            self.write(new, scene)
         ran = self.next_run()
-        if scene in BREAKING:
-            good = old
-            if ran.code not in (3, 75):
-                wrong.append(f"the next run gave {ran.code}, not 3 or 75")
-        else:
-            good = new if scene == "update" else old
-            if ran.code != 0:
-                wrong.append(f"the next run gave {ran.code}, not 0")
+        good = new if scene == "update" or (scene == "spoil" and self.is_updated(new)) else old
+        codes = (3, 75) if scene in BREAKING else (1,) if scene == "spoil" else (0,)
+        if ran.code not in codes:
+            wrong.append(f"the next run gave {ran.code}, not {' or '.join(map(str, codes))}")
         wrong += self.faults(good)
 
         before = self.site.starts() if self.site else {}
         ran = self.rbuild()
-        quiet = 75 if scene in BREAKING else 0
+        fails = scene in BREAKING or scene == "spoil"
+        quiet = 75 if fails else 0
         if ran.code != quiet or not ran.silent:
             wrong.append(f"the third run was not silent with code {quiet}")
-        if scene in BREAKING:
-            self.write(old)
+        if fails:
+            self.write(good)
             ran = self.rbuild()
             if ran.code != 0:
                 wrong.append(f"with the old content back, a run gave {ran.code}, not 0")
@@ -427,6 +437,12 @@ class Lane:
         raise AssertionError("the engine keeps on holding ports that no container has")
 
     # ------------------------------------------------------------ judgement
+
+    def is_updated(self, version: int) -> bool:
+        """Whether an update to this version came to its end, whatever was killed after that."""
+        assert self.site
+        wanted = {name: f"{name} {version}" for name in SERVICES}
+        return self.site.answers_soon(wanted, seconds=1) == wanted
 
     def faults(self, version: int) -> list[str]:
         """What is wrong with the project, which should be whole and of this version."""
@@ -650,6 +666,8 @@ class Harness:
         def planned(survey: Survey) -> Iterator[Strike]:
             for scene in boundaries:
                 yield from survey.boundaries(scene)
+            if boundaries:
+                yield from (survey.all_made(one) for one in ("revert", "spoil"))
             yield from late
 
         scenes = [*boundaries, *(one.scene for one in late)]
@@ -687,8 +705,7 @@ class Harness:
     ) -> list[Result]:
         # Those that are like one another take as long.
         looks, engine_looks = (
-            sorted({"back" if one in BREAKING else "update" for one in some})
-            for some in (scenes, engine_scenes)
+            sorted(set(map(Survey.like, some))) for some in (scenes, engine_scenes)
         )
         top = Path(tempfile.mkdtemp(prefix="rbuild-kill-"))
         survey = Survey()
