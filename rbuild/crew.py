@@ -90,6 +90,7 @@ def work(
     if not todo:
         return
     working: dict[Future[None], Project] = {}
+    over: list[Future[None]] = []
     with ThreadPoolExecutor(max_workers=min(jobs, len(todo))) as pool:
         while todo or working:
             while len(working) < jobs and (chosen := _next(todo, waits, [*working.values()])):
@@ -99,7 +100,10 @@ def work(
             # that); then nothing wakes this one, the only one that runs Python's handlers.
             for done in wait(working, timeout=0.2, return_when=FIRST_COMPLETED).done:
                 del working[done]
-                done.result()
+                over.append(done)
+    # Nobody to listen, or a full disk, is no reason to leave the others unworked.
+    for done in over:
+        done.result()
 
 
 def _next(

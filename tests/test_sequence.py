@@ -456,6 +456,25 @@ def test_one_folder_is_worked_by_one_at_a_time(host: Host) -> None:
     assert [one.outcome for one in found.values()] == ["fresh"] * 3
 
 
+def test_all_are_worked_though_nobody_can_be_told(host: Host) -> None:
+    """As with a pipe that is closed, or a log on a full disk."""
+    projects = [host.known(name) for name in "abc"]
+    worked = []
+
+    class Deaf(Listener):
+        def add(self, one: Outcome) -> None:
+            raise OSError("no space left")
+
+    def task(project: Project, *more: Any) -> Outcome:
+        worked.append(Path(project.home).name)
+        return Outcome(worked[-1], project.path, "fresh")
+
+    with pytest.raises(OSError, match="no space left"):
+        crew.work(projects, Run(0.0, {}, {}, {}, {}, host.store), Deaf(), jobs=1, task=task,
+                  stop=Stop())  # fmt: skip
+    assert worked == ["a", "b", "c"]
+
+
 def test_who_waits_is_worked_though_the_maker_fails(host: Host) -> None:
     projects = [host.known("top", rests=APP), host.known("maker", makes=APP)]
 
