@@ -19,7 +19,8 @@ import pytest
 
 from rbuild.errors import Busy, Interrupted
 from rbuild.process import Log, Stop
-from rbuild.sources import source
+from rbuild.sources import mending, source
+from rbuild.sources.git import Git
 from rbuild.sources.source import Move, Source, SourceError, Unreachable
 from rbuild.state import lock
 
@@ -236,6 +237,18 @@ def test_what_stands_in_the_way_is_seen_without_fetching(place: Place) -> None:
     git(place.site, "fetch", "--quiet")
     with pytest.raises(SourceError, match="diverged"):
         ask()
+
+
+def test_what_a_run_was_cut_off_in_does_not_stand_in_the_way(place: Place) -> None:
+    new = place.push({"compose.yml": "services: {web: {}}\n"})
+    own = Git(str(place.site), place.stop)
+    mending.write(own, mending.Note(True, own.head(), new, own.ref()))
+    write(place.site, {"compose.yml": "serv"})
+    assert source.ahead(place.source, stop=place.stop, timeout=20, may_move=True) == new
+    assert mending.is_underway(own)
+    # Only until a person has gone on from there.
+    git(place.site, "commit", "--quiet", "--all", "-m", "Mine")
+    assert not mending.is_underway(own)
 
 
 def test_a_commit_that_is_not_pushed_is_not_upstream_ahead(place: Place) -> None:

@@ -62,10 +62,21 @@ def cut_off(git: Git) -> Note | None:
     note = read(git)
     if not note or not note.underway:
         return None
-    if git.head() in (note.back, note.other) and git.ref() == note.ref:
+    if _is_here(git, note):
         return note
     drop(git)
     return None
+
+
+def is_underway(git: Git) -> bool:
+    """Whether a move of rbuild's is at work here, or was cut off; changes nothing."""
+    note = read(git)
+    return bool(note and note.underway and _is_here(git, note))
+
+
+def _is_here(git: Git, note: Note) -> bool:
+    """Whether the checkout is still where the move of this note may have left it."""
+    return git.head() in (note.back, note.other) and git.ref() == note.ref
 
 
 def mend(git: Git, note: Note, goal: str, *, refused: bool = False) -> None:

@@ -63,7 +63,7 @@ def ahead(source: Source, *, stop: Stop, timeout: float, may_move: bool = False)
     Asks the remote for no more than that (git-ls-remote(1)), at most `timeout` seconds, and writes
     nothing into the checkout. Raises Unreachable, SourceError, Interrupted; with `may_move` also
     SourceError for a checkout that `fetch` would refuse to move, as far as that can be seen without
-    the commits that are only there.
+    the commits that are only there, and without mending a move that was cut off.
     """
     git = Git(source.folder, stop)
     current = git.head()
@@ -72,7 +72,8 @@ def ahead(source: Source, *, stop: Stop, timeout: float, may_move: bool = False)
     # A commit that isn't here can't be history; git must not fetch it to find out.
     if git.is_ancestor(found, current, **_NO_FETCH):
         return ""
-    if may_move:
+    # What a run was cut off in is no person's work: the next run mends it.
+    if may_move and not mending.is_underway(git):
         if git.run("cat-file", "-e", f"{found}^{{commit}}", environ=_NO_FETCH).code:
             _refuse_as_it_is(git)
         else:
