@@ -109,7 +109,9 @@ def _forward(
         elif isinstance(step, Build):
             # What a base means may move while others work.
             _note_rests(scene, made, work, moves.BASE)
-        note.enter(step, certain=not work.touched, tracked=tracked(work))
+        # If this is the last that is heard of us, the image may be nameless when we are gone.
+        losing = [step.replaces] if isinstance(step, Pull) and step.replaces else []
+        note.enter(step, certain=not work.touched, tracked=[*tracked(work), *losing])
         scene.tell(str(step))
         if isinstance(step, Keep):
             _forget_half_kept(scene, kept)

@@ -102,11 +102,7 @@ def _load(project: Project, run: Run, means: Means) -> Loaded:
 
 def _work(scene: Scene, loaded: Loaded) -> None:
     run, outcome = scene.run, scene.outcome
-    if scene.settings.push and scene.settings.up:
-        raise ProjectError(
-            f"{scene.project.path}: push: true, but the project is also brought up",
-            hint="only what is just built is pushed: set up: false, or leave push out",
-        )
+    _refuse_push(scene, loaded)
     if loaded.damaged:
         scene.known, scene.changed = recovery.recover(loaded, run, scene.engine, outcome)
     resumes = False
@@ -131,6 +127,24 @@ def _work(scene: Scene, loaded: Loaded) -> None:
             raise
     else:
         _decide_and_update(scene, resumes)
+
+
+def _refuse_push(scene: Scene, loaded: Loaded) -> None:
+    """Raise ProjectError if there is to be pushed what can't be."""
+    if not scene.settings.push:
+        return
+    where = f"{scene.project.path}: push: true, but"
+    if scene.settings.up:
+        raise ProjectError(
+            f"{where} the project is also brought up",
+            hint="only what is just built is pushed: set up: false, or leave push out",
+        )
+    services = loaded.configuration.services.values()
+    if not any(one.build and (one.is_named or one.tags) for one in services):
+        raise ProjectError(
+            f"{where} no image that it builds has a name of its own",
+            hint="give services image: or build: {tags: …} with the registry, or leave push out",
+        )
 
 
 def _decide_and_update(scene: Scene, resumes: bool) -> None:

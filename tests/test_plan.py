@@ -282,12 +282,6 @@ def test_nothing_is_pushed_where_nothing_was_built_or_nobody_asks() -> None:
         assert not [step for step in made.steps if isinstance(step, Push)]
 
 
-def test_to_push_where_nothing_has_a_name_is_an_error() -> None:
-    with pytest.raises(ProjectError, match="no image that it builds has a name") as raised:
-        make({"web": BUILT, "db": {"image": "postgres:16"}}, NEEDS, up=False, push=True)
-    assert "image:" in raised.value.hint
-
-
 # What it rests on
 
 

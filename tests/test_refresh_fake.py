@@ -17,7 +17,7 @@ import pytest
 
 from rbuild import crew
 from rbuild.compose.project import locate
-from rbuild.errors import EngineError, Interrupted, RbuildError, StateError
+from rbuild.errors import BuildError, EngineError, Interrupted, RbuildError, StateError
 from rbuild.process import Stop
 from rbuild.refresh import refresh
 from rbuild.report import Outcome
@@ -26,7 +26,19 @@ from rbuild.state import record
 from rbuild.state.record import Record
 from rbuild.updates import gate, steps
 
-from .world import DAY, WELL, Clock, Fake, Saved, Site, World, die_from, fail_at, full_disk
+from .world import (
+    DAY,
+    WELL,
+    Clock,
+    Fake,
+    Saved,
+    Site,
+    World,
+    die_from,
+    fail_at,
+    full_disk,
+    no_strike,
+)
 
 
 @pytest.fixture
@@ -646,6 +658,42 @@ def test_two_deaths_in_a_row_forget_nothing(updated: Site) -> None:
     }  # fmt: skip
     kept = [one for name, one in updated.world.names.items() if name.startswith("rbuild/site/web:")]
     assert kept == [good]
+
+
+def build_fails(number: int, name: str) -> None:
+    if name == "build":
+        raise BuildError("the build failed")
+
+
+@pytest.mark.parametrize("then", ["a build fails", "the registry goes back"])
+def test_no_image_of_a_killed_run_is_left_behind(updated: Site, then: str) -> None:
+    """What it has brought loses its name in the next run, and must still be known."""
+    updated.world.keeps_nameless = True
+    goes_back = then == "the registry goes back"
+    before = {name: updated.world.names[name] for name in updated.world.registry}
+    for moment in updated.moments(after=DAY):
+        updated.load(moment)
+        if goes_back:
+            updated.world.registry = before
+        outcome = updated.run(no_strike if goes_back else build_fails, forced=True)
+        assert outcome.outcome == ("updated" if goes_back else "failed"), moment.where
+        named_or_used = {*updated.world.names.values(), *updated.world.used()}
+        nameless = updated.world.labels.keys() - named_or_used
+        assert nameless <= {*updated.known().superseded}, moment.where
+
+
+@pytest.mark.parametrize(
+    ("up", "said"), [(True, "also brought up"), (False, "no image that it builds has a name")]
+)
+def test_what_cannot_be_pushed_is_an_error_at_the_first_look(
+    updated: Site, up: bool, said: str
+) -> None:
+    updated.flags |= {"up": up, "push": True}
+    outcome = updated.run()
+    assert outcome.error
+    assert said in outcome.error.message
+    assert outcome.error.hint
+    assert (outcome.exit_code, outcome.reasons) == (1, ())
 
 
 # A run of a version that knew no generations

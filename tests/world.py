@@ -95,6 +95,8 @@ class World:
     """Services whose builds make images that don't run."""
     broken: set[str] = field(default_factory=set)
     """IDs of such images."""
+    keeps_nameless: bool = False
+    """Whether images stay that have lost their last name: as with the older store."""
     told: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Containers that were told to stop: when, and how many looks it still takes."""
     made: int = 0
@@ -107,7 +109,8 @@ class World:
     def put(self, name: str, identity: str) -> None:
         before = self.names.get(name)
         self.names[name] = identity
-        if before and before not in self.names.values() and before not in self.used():
+        gone = before and before not in self.names.values() and before not in self.used()
+        if before and gone and not self.keeps_nameless:
             # As the containerd store does it: what has lost its last name is gone at once.
             del self.labels[before]
 

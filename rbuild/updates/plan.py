@@ -169,8 +169,7 @@ def make(
     them; `names_interrupted` is what image names meant before one that was killed at its
     builds; `failing` are the services that were in trouble before; `compose_files` are the
     project's own; `monitor_period` is in seconds. Without `up`, images are only built, and pushed
-    if `push` says so. Raises ProjectError where another stack has the same name, or nothing can be
-    pushed.
+    if `push` says so. Raises ProjectError where another stack has the same name.
     """
     containers = [one for one in observed.containers if not one.oneoff]
     notes = _refuse_strangers(containers, configuration, compose_files)
@@ -251,12 +250,7 @@ def is_pulled(service: Service) -> bool:
 
 
 def _push(configuration: Configuration, bases: Bases) -> list[Step]:
-    """Push what is built under a name that somebody gave it; ProjectError if nothing has one."""
-    if not any(one.build and (one.is_named or one.tags) for one in configuration.services.values()):
-        raise ProjectError(
-            f"{configuration.name}: push: true, but no image that it builds has a name of its own",
-            hint="give services image: or build: {tags: …} with the registry, or leave push out",
-        )
+    """Push what is built under a name that somebody gave it."""
     names = [
         name
         for group in bases.order
@@ -363,7 +357,8 @@ def _pulls(
         elif not (image and "@" in reference):
             key = (qualified(reference), platform)
             digest = observed.digests.get(key[0], "")
-            wanted.setdefault(key, Pull(reference, platform, purpose, digest))
+            before = image.id if image else ""
+            wanted.setdefault(key, Pull(reference, platform, purpose, digest, before))
 
     for need in bases.needs:
         want(need.reference, need.platform, f"base of {', '.join(need.services)}")

@@ -32,6 +32,8 @@ class Pull:
     purpose: str
     digest: str = ""
     """The one to take and to give this name, where it must be no other."""
+    replaces: str = ""
+    """ID of the image that bears the name so far."""
 
     def __str__(self) -> str:
         where = f" for {self.platform}" if self.platform else ""
