@@ -144,8 +144,11 @@ def _settings(settings: Settings) -> Iterator[tuple[str, Any, str]]:
 
 def _written(name: str, value: Any) -> str:
     """A setting's value as a person would write it."""
+    if name.startswith("hooks."):
+        text = shlex.join(value)
+        return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
     if isinstance(value, tuple):
-        return shlex.join(value) if name.startswith("hooks.") else ", ".join(value) or "none"
+        return ", ".join(value) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from rbuild.compose.project import Project, locate
 from rbuild.decisions.glance import Fresh, Run
 from rbuild.decisions.lookout import Lookout, source_of
 from rbuild.decisions.moves import BASE, IMAGE, WATCH, Moves
-from rbuild.errors import RbuildError
+from rbuild.errors import Interrupted, RbuildError
 from rbuild.process import Stop
 from rbuild.registries import registry
 from rbuild.registries.credentials import Login
@@ -555,6 +556,26 @@ def test_remotes_are_asked_side_by_side(host: Host, git: dict[str, Any]) -> None
     found, closer = host.look(*projects)
     assert ([one.name for one in found], closer) == (["a", "b", "c"], [])
     assert git["asked"] == 3
+
+
+def test_a_signal_ends_the_asking_of_remotes(host: Host, git: dict[str, Any]) -> None:
+    projects = [host.project(f"p{number}", check=("git",), commit="aa") for number in range(20)]
+    stop = Stop()
+
+    def ahead(place: Any, **more: Any) -> str:
+        git["asked"] += 1
+        stop.request(signal.SIGTERM)
+        stop.check()
+        return ""
+
+    lookout = Lookout(Run(time.time(), {}, {}, {}, {}, host.store), stop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "head", lambda place, **more: (stop.check(), "aa")[1])
+        patch.setattr(source, "ahead", ahead)
+        with pytest.raises(Interrupted):
+            lookout.sort(projects, [])
+    # Those that had begun by then, and no more.
+    assert git["asked"] <= 8
 
 
 def test_a_remote_is_asked_once_a_check_period(host: Host, git: dict[str, Any]) -> None:

@@ -120,6 +120,7 @@ def test_every_setting_is_told_with_where_it_comes_from(site: Site) -> None:
         "git.branch": ["main", "x.yml:6"],
         "registry-auth.hub.example": [["ada", "/srv/password"], "x.yml:7"],
         "hooks.before-update": [["/bin/sh", "-c", "pg_dump site"], "x.yml:8"],
+        "hooks.on-failure": [["/bin/sh", "-c", "tell\n\x1b[31m"], "x.yml:9"],
     }
     site.save()
     _, text = said(site, "-v")
@@ -133,6 +134,7 @@ def test_every_setting_is_told_with_where_it_comes_from(site: Site) -> None:
         "git.branch = main (x.yml:6)",
         "registry-auth.hub.example = ada, /srv/password (x.yml:7)",
         "hooks.before-update = /bin/sh -c 'pg_dump site' (x.yml:8)",
+        r"hooks.on-failure = /bin/sh -c 'tell\n\x1b[31m' (x.yml:9)",
     } <= {*told}
     found = document(site)["settings"]
     assert found["watch"] == {"value": ["debian:12", "redis"], "origin": "x.yml:4"}

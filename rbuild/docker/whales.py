@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import time
@@ -348,11 +349,14 @@ class Whales:
         the last part of the folder's path alone, and takes from there each file whose size and
         modification time are what they were: another project's, if its folder is named the same
         (https://github.com/moby/buildkit/issues/4950, https://github.com/docker/buildx/issues/3093).
-        What another build is using stays, and a builder that can't do this builds all the same.
+        What another build is using at this moment stays, and may still be taken. A builder that
+        can't do this builds all the same.
         """
-        result = self._query(["builder", "prune", "--force", "--filter", "type=source.local"])
+        argv = self._argv(["builder", "prune", "--force", "--filter", "type=source.local"])
+        self._log.line(f"$ {shlex.join(argv)}")
+        result = process.run(argv, stop=self._stop, timeout=600, env=_environment(None))
         if result.timed_out or result.code:
-            self._log.line(f"kept copies of build contexts stay: {_last(result.tail, 2)}")
+            self._log.line(f"copies of build contexts stay: {_last(result.tail, 2)}")
 
     def prune_build_cache(self) -> None:
         """See `engine.Engine.prune_build_cache`."""

@@ -336,6 +336,7 @@ class Lane:
     def _strike(self, one: Strike) -> list[str]:
         scene, old, new = one.scene, self.version, self.version + 1
         forced = ["--force-rebuild"] if scene == "forced" else []
+        built = self.built()
         for again in itertools.count(1):
             if not forced:
                 self.write(new, scene if scene in BREAKING else "")
@@ -348,14 +349,17 @@ class Lane:
                     raise
                 self.survey.seconds[scene] = missed.seconds * 0.95
                 self.settle(scene)
+                built = self.built()
                 old, new = self.version, self.version + 1
 
         if scene == "revert":
             self.write(old)
         elif scene == "spoil":
             self.write(new, scene)
+        # It may have been killed when all was done but cleaning up.
+        done = scene == "update" or (scene == "spoil" and self.built() != built)
+        good = new if done else old
         ran = self.next_run()
-        good = new if scene == "update" or (scene == "spoil" and self.is_updated(new)) else old
         codes = (3, 75) if scene in BREAKING else (1,) if scene == "spoil" else (0,)
         if ran.code not in codes:
             wrong.append(f"the next run gave {ran.code}, not {' or '.join(map(str, codes))}")
@@ -371,10 +375,10 @@ class Lane:
             self.write(good)
             ran = self.rbuild()
             if ran.code != 0:
-                wrong.append(f"with the old content back, a run gave {ran.code}, not 0")
+                wrong.append(f"with good content back, a run gave {ran.code}, not 0")
             ran = self.rbuild()
             if ran.code != 0 or not ran.silent:
-                wrong.append("with the old content back, the second run was not silent with code 0")
+                wrong.append("with good content back, the second run was not silent with code 0")
         if self.site and self.site.starts() != before:
             wrong.append("what came after the next run touched containers")
         self.version = good
@@ -438,11 +442,11 @@ class Lane:
 
     # ------------------------------------------------------------ judgement
 
-    def is_updated(self, version: int) -> bool:
-        """Whether an update to this version came to its end, whatever was killed after that."""
+    def built(self) -> str:
+        """When the last update came to its good end, by the record."""
         assert self.site
-        wanted = {name: f"{name} {version}" for name in SERVICES}
-        return self.site.answers_soon(wanted, seconds=1) == wanted
+        known = record.read(str(self.site.records))
+        return known.built if known else ""
 
     def faults(self, version: int) -> list[str]:
         """What is wrong with the project, which should be whole and of this version."""
@@ -671,8 +675,10 @@ class Harness:
             yield from late
 
         scenes = [*boundaries, *(one.scene for one in late)]
+        scenes += ["update"] if boundaries else []
         engine = moments(engine_count, seed, engine=True)
-        return self._work(scenes, planned, [one.scene for one in engine], engine)
+        own = [one for one in boundaries if one in BREAKING]
+        return self._work(scenes, planned, [one.scene for one in engine], engine, own)
 
     def run_these(self, strikes: Sequence[Strike]) -> list[Result]:
         """Strike just there."""
@@ -702,10 +708,12 @@ class Harness:
         planned: Callable[[Survey], Iterable[Strike]],
         engine_scenes: Iterable[str],
         engine: Iterable[Strike],
+        own_looks: Iterable[str] = (),
     ) -> list[Result]:
-        # Those that are like one another take as long.
+        # Those that are like one another take as long; their steps may differ.
         looks, engine_looks = (
-            sorted(set(map(Survey.like, some))) for some in (scenes, engine_scenes)
+            sorted({*map(Survey.like, some), *more})
+            for some, more in ((scenes, own_looks), (engine_scenes, ()))
         )
         top = Path(tempfile.mkdtemp(prefix="rbuild-kill-"))
         survey = Survey()

@@ -25,5 +25,6 @@ def test_a_kill_at_any_moment_is_survived(tmp_path: Path) -> None:
     for scene, least in (("update", 12), ("back", 6)):
         boundaries = {one.when for one in struck if one.scene == scene and one.part is None}
         assert len(boundaries) >= least
+    assert {"revert", "spoil"} <= {one.scene for one in struck if one.part is None}
     assert len([one for one in struck if one.part is not None and not one.engine]) >= MOMENTS
     assert len([one for one in struck if one.engine]) == ENGINE
