@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rbuild.errors import RbuildError, UsageError
-from rbuild.settings import Given, as_json, from_json, from_mapping, key_lines, unknown_key
+from rbuild.settings import Given, as_json, from_json
 
 _KEYS = ("projects", "defaults")
 _CACHE = "config-cache.json"
@@ -95,6 +95,7 @@ def _parse(path: str) -> ConfigFile:
     from functools import partial
 
     from rbuild.compose import yamlfile
+    from rbuild.settingsfile import from_mapping, key_lines, unknown_key
 
     try:
         documents = yamlfile.load(path)

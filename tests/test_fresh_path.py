@@ -18,7 +18,7 @@ from rbuild.state.record import Record, Store, stamp
 
 HEAVY = ("yaml", "python_on_whales", "pydantic", "subprocess", "hashlib", "concurrent.futures",
          "asyncio", "difflib", "rbuild.docker.whales", "rbuild.refresh",
-         "rbuild.compose.yamlfile")  # fmt: skip
+         "rbuild.compose.yamlfile", "rbuild.settingsfile")  # fmt: skip
 
 
 def make_fresh(folder: Path, store: Store) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbuild import settings
+from rbuild import settings, settingsfile
 from rbuild.errors import ProjectError, UsageError
 from rbuild.settings import (
     CHECKS,
@@ -166,12 +166,12 @@ def test_a_bad_value_in_the_environment_names_its_variable() -> None:
     ],
 )
 def test_a_mapping_from_yaml(key: str, value: Any, expected: int) -> None:
-    found = settings.from_mapping({key: value}, "/p/compose.yml", {key: 4}, ProjectError)
+    found = settingsfile.from_mapping({key: value}, "/p/compose.yml", {key: 4}, ProjectError)
     assert found == {key: Given(expected, "/p/compose.yml:4")}
 
 
 def test_no_mapping_sets_nothing() -> None:
-    assert settings.from_mapping(None, "f", {}, ProjectError) == {}
+    assert settingsfile.from_mapping(None, "f", {}, ProjectError) == {}
 
 
 @pytest.mark.parametrize(
@@ -195,14 +195,14 @@ def test_no_mapping_sets_nothing() -> None:
 )
 def test_a_wrong_mapping(mapping: Any, message: str, hint: str) -> None:
     with pytest.raises(ProjectError) as caught:
-        settings.from_mapping(mapping, "f", {"build-perod": 3}, ProjectError)
+        settingsfile.from_mapping(mapping, "f", {"build-perod": 3}, ProjectError)
     assert caught.value.message.startswith(message)
     assert hint in caught.value.hint
 
 
 def test_the_caller_chooses_the_kind_of_error() -> None:
     with pytest.raises(UsageError):
-        settings.from_mapping({"nope": 1}, "f", {}, UsageError)
+        settingsfile.from_mapping({"nope": 1}, "f", {}, UsageError)
 
 
 # Hooks
@@ -221,13 +221,13 @@ COMMANDS = [
 def test_a_hook_s_command(value: Any, argv: tuple[str, ...]) -> None:
     lines = {"hooks": 1, "hooks.before-update": 2}
     mapping = {"hooks": {"before-update": value}}
-    found = settings.from_mapping(mapping, "/p/c.yml", lines, ProjectError)
+    found = settingsfile.from_mapping(mapping, "/p/c.yml", lines, ProjectError)
     assert found == {"hooks.before-update": Given(argv, "/p/c.yml:2")}
 
 
 @pytest.mark.parametrize("mapping", [{"hooks": None}, {"hooks": {}}])
 def test_no_hooks(mapping: Any) -> None:
-    assert settings.from_mapping(mapping, "f", {}, ProjectError) == {}
+    assert settingsfile.from_mapping(mapping, "f", {}, ProjectError) == {}
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_no_hooks(mapping: Any) -> None:
 def test_a_wrong_hook(hooks: Any, message: str, hint: str) -> None:
     lines = {"hooks": 1, "hooks.before-updat": 2, "hooks.after-update": 3}
     with pytest.raises(ProjectError) as caught:
-        settings.from_mapping({"hooks": hooks}, "f", lines, ProjectError)
+        settingsfile.from_mapping({"hooks": hooks}, "f", lines, ProjectError)
     assert caught.value.message.startswith(message)
     assert hint in caught.value.hint
 
@@ -272,12 +272,12 @@ def test_the_line_of_each_hook() -> None:
         asked.append(keys)
         return len(asked)
 
-    found = settings.key_lines(mapping, line)
+    found = settingsfile.key_lines(mapping, line)
     assert found == {"build-period": 1, "hooks": 2, "hooks.before-update": 3, "hooks.on-failure": 4}
     assert asked == [("build-period",), ("hooks",), ("hooks", "before-update"),
                      ("hooks", "on-failure")]  # fmt: skip
-    assert settings.key_lines(["hooks"], line) == settings.key_lines(None, line) == {}
-    assert settings.key_lines({"hooks": "x"}, lambda *_: 7) == {"hooks": 7}
+    assert settingsfile.key_lines(["hooks"], line) == settingsfile.key_lines(None, line) == {}
+    assert settingsfile.key_lines({"hooks": "x"}, lambda *_: 7) == {"hooks": 7}
 
 
 def test_a_project_s_hook_comes_before_the_default_of_the_same_name() -> None:
@@ -353,7 +353,7 @@ def test_extents() -> None:
 
 
 def taken(mapping: Any, lines: Any = None) -> dict[str, Given]:
-    return settings.from_mapping(mapping, "/p/c.yml", lines or {}, ProjectError)
+    return settingsfile.from_mapping(mapping, "/p/c.yml", lines or {}, ProjectError)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 
 from rbuild.docker.engine import Healthcheck, Port
 from rbuild.errors import ProjectError
-from rbuild.settings import FILE_KEYS, unknown_key
+from rbuild.settings import FILE_KEYS
+from rbuild.settingsfile import unknown_key
 
 _PART = re.compile(r"([0-9.]+)(h|ms|us|µs|ns|m|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}

@@ -19,7 +19,8 @@ from rbuild.compose.inputs import Inputs
 from rbuild.compose.project import Project, Target, require_compose_file
 from rbuild.docker.engine import Engine
 from rbuild.errors import ProjectError
-from rbuild.settings import Given, as_json, from_mapping, key_lines
+from rbuild.settings import Given, as_json
+from rbuild.settingsfile import from_mapping, key_lines
 from rbuild.state import record
 from rbuild.state.record import Record, Store
 
