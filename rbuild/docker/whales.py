@@ -16,7 +16,6 @@ import shutil
 import socket
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from python_on_whales import DockerClient
@@ -26,7 +25,9 @@ from python_on_whales.exceptions import DockerException
 from rbuild import process
 from rbuild.compose import yamlfile
 from rbuild.compose.project import Target
-from rbuild.docker.engine import Container, EngineInfo, Healthcheck, Image, Port
+from rbuild.docker import inspected
+from rbuild.docker.engine import Container, EngineInfo, Image, Port
+from rbuild.docker.inspected import LABEL, epoch
 from rbuild.errors import (
     BuildError,
     EngineError,
@@ -41,10 +42,7 @@ from rbuild.process import Log, Stop
 # `--pull never` and `--no-build` of `up`, `include`, JSON of `config`: all there since 2.20.
 LEAST_COMPOSE = (2, 20, 0)
 QUERY_TIMEOUT = 60.0
-BUILT_AND_NAMED = 5.0
-_LABEL = "com.docker.compose."
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "armv6l": "arm/v6"}
-_LEFTOVER = re.compile(r"([0-9a-f]{12})_")
 
 
 class Whales:
@@ -98,7 +96,7 @@ class Whales:
         if answer.code or problems or not info.get("ServerVersion"):
             raise _unreachable("\n".join(problems) or answer.tail)
         kinds = dict(one[:2] for one in info.get("DriverStatus") or () if len(one) >= 2)
-        clock = _epoch(info.get("SystemTime", ""))
+        clock = epoch(info.get("SystemTime", ""))
         machine = str(info.get("Architecture", ""))
         self._info = EngineInfo(
             version=info["ServerVersion"],
@@ -171,15 +169,15 @@ class Whales:
 
     def containers(self, project: str) -> list[Container]:
         """See `engine.Engine.containers`."""
-        wanted = f"label={_LABEL}project={project}"
+        wanted = f"label={LABEL}project={project}"
         ids = self._lines(["container", "ls", "-aq", "--no-trunc", "--filter", wanted])
-        return [_container(one) for one in self._inspect("container", ids)]
+        return [inspected.container(one) for one in self._inspect("container", ids)]
 
     def publishers(self, port: Port) -> list[str]:
         """See `engine.Engine.publishers`."""
         wanted = f"publish={port.number}/{port.protocol}"
         ids = self._lines(["container", "ls", "-q", "--no-trunc", "--filter", wanted])
-        found = map(_container, self._inspect("container", ids))
+        found = map(inspected.container, self._inspect("container", ids))
         return [one.name for one in found if any(map(port.clashes, one.ports))]
 
     def used_images(self) -> frozenset[str]:
@@ -322,7 +320,7 @@ class Whales:
     def stopping(self, project: str, since: float) -> frozenset[str]:
         """See `engine.Engine.stopping`."""
         argv = ["events", "--since", f"{since:.3f}", "--until", f"{self._now():.3f}"]
-        argv += ["--filter", f"label={_LABEL}project={project}", "--format", "{{json .}}"]
+        argv += ["--filter", f"label={LABEL}project={project}", "--format", "{{json .}}"]
         for event in ("kill", "die", "start"):
             argv += ["--filter", f"event={event}"]
         last: dict[str, str] = {}
@@ -427,19 +425,8 @@ class Whales:
         return found
 
     def _image(self, data: dict[str, Any]) -> Image:
-        config = data.get("Config") or {}
-        digests = tuple(data.get("RepoDigests") or ())
-        pulled: bool | None = bool(digests)
-        if self._info and self._info.containerd_store:
-            pulled = _came_from_registry(data)
-        return Image(
-            id=data["Id"],
-            tags=tuple(data.get("RepoTags") or ()),
-            digests=digests,
-            labels=config.get("Labels") or {},
-            healthcheck=_healthcheck(config.get("Healthcheck")),
-            pulled=pulled,
-        )
+        containerd = self._info is not None and self._info.containerd_store
+        return inspected.image(data, containerd_store=containerd)
 
 
 def _add_extensions(rendered: dict[str, Any], full: Any) -> None:
@@ -492,90 +479,6 @@ def _environment(target: Target | None) -> dict[str, str]:
         # Compose names a project after $PWD where that is its folder, links and all.
         env["PWD"] = target.folder
     return env
-
-
-def _container(data: dict[str, Any]) -> Container:
-    state = data["State"]
-    labels = data["Config"].get("Labels") or {}
-    health = state.get("Health") or {}
-    checks = health.get("Log") or []
-    name = data["Name"].lstrip("/")
-    leftover = _LEFTOVER.match(name)
-    files = labels.get(f"{_LABEL}project.config_files", "")
-    return Container(
-        id=data["Id"],
-        name=name,
-        service=labels.get(f"{_LABEL}service", ""),
-        image=data["Image"],
-        reference=data["Config"]["Image"],
-        state=state["Status"],
-        health="" if health.get("Status") == "none" else health.get("Status", ""),
-        exit_code=state.get("ExitCode", 0),
-        restarts=data.get("RestartCount", 0),
-        started=_epoch(state.get("StartedAt", "")),
-        error=state.get("Error", ""),
-        restart_policy=(data["HostConfig"].get("RestartPolicy") or {}).get("Name") or "no",
-        config_files=tuple(filter(None, files.split(","))),
-        config_hash=labels.get(f"{_LABEL}config-hash", ""),
-        environment=tuple(data["Config"].get("Env") or ()),
-        oneoff=labels.get(f"{_LABEL}oneoff", "False") == "True",
-        # Compose makes the new container under this name, and renames it when the old one is gone.
-        replaces=leftover[1] if leftover and f"{_LABEL}replace" in labels else "",
-        ports=tuple(
-            Port(int(one["HostPort"]), one.get("HostIp") or "", kind.partition("/")[2])
-            for kind, bindings in (data["HostConfig"].get("PortBindings") or {}).items()
-            for one in bindings or ()
-            if str(one.get("HostPort", "")).isdecimal()
-        ),
-        volumes=tuple(
-            dict.fromkeys(
-                one.get("Name") or one.get("Source", "")
-                for one in data.get("Mounts") or ()
-                if one.get("RW") and one.get("Type") in ("volume", "bind")
-            )
-        ),
-        healthcheck_output=(checks[-1].get("Output") or "").strip() if checks else "",
-    )
-
-
-def _came_from_registry(data: dict[str, Any]) -> bool | None:
-    """Whether a registry gave an image of the containerd store, where every image has digests.
-
-    Newer engines tell (API 1.53, Identity). Else what Compose built is labelled, and what was
-    built here was named within a moment of its creation; of the rest, nothing is known.
-    """
-    identity = data.get("Identity") or {}
-    if identity:
-        return bool(identity.get("Pull"))
-    if f"{_LABEL}project" in ((data.get("Config") or {}).get("Labels") or {}):
-        return False
-    named = _epoch((data.get("Metadata") or {}).get("LastTagTime", ""))
-    created = _epoch(data.get("Created", ""))
-    return False if created and 0 <= named - created < BUILT_AND_NAMED else None
-
-
-def _healthcheck(data: dict[str, Any] | None) -> Healthcheck | None:
-    if not data or (data.get("Test") or ["NONE"])[0] == "NONE":
-        return None
-    seconds = {
-        field: (data.get(name) or 0) / 1e9
-        for field, name in (
-            ("start_period", "StartPeriod"),
-            ("interval", "Interval"),
-            ("timeout", "Timeout"),
-        )
-    }
-    return Healthcheck(**seconds, retries=data.get("Retries") or 0)
-
-
-def _epoch(text: str) -> float:
-    """Epoch seconds of the engine's timestamps; its zero time (year 1) is 0."""
-    if not text or text.startswith("0001-"):
-        return 0.0
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def _unreachable(detail: str) -> EngineError:

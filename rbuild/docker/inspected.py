@@ -1,0 +1,114 @@
+"""What `docker inspect` says, as the values of `engine`."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+from rbuild.docker.engine import Container, Healthcheck, Image, Port
+
+LABEL = "com.docker.compose."
+"""What Compose's labels begin with."""
+# Seconds between an image's creation and its first name where it was built here.
+BUILT_AND_NAMED = 5.0
+_LEFTOVER = re.compile(r"([0-9a-f]{12})_")
+
+
+def container(data: dict[str, Any]) -> Container:
+    """A container."""
+    state = data["State"]
+    labels = data["Config"].get("Labels") or {}
+    health = state.get("Health") or {}
+    checks = health.get("Log") or []
+    name = data["Name"].lstrip("/")
+    leftover = _LEFTOVER.match(name)
+    files = labels.get(f"{LABEL}project.config_files", "")
+    return Container(
+        id=data["Id"],
+        name=name,
+        service=labels.get(f"{LABEL}service", ""),
+        image=data["Image"],
+        reference=data["Config"]["Image"],
+        state=state["Status"],
+        health="" if health.get("Status") == "none" else health.get("Status", ""),
+        exit_code=state.get("ExitCode", 0),
+        restarts=data.get("RestartCount", 0),
+        started=epoch(state.get("StartedAt", "")),
+        error=state.get("Error", ""),
+        restart_policy=(data["HostConfig"].get("RestartPolicy") or {}).get("Name") or "no",
+        config_files=tuple(filter(None, files.split(","))),
+        config_hash=labels.get(f"{LABEL}config-hash", ""),
+        environment=tuple(data["Config"].get("Env") or ()),
+        oneoff=labels.get(f"{LABEL}oneoff", "False") == "True",
+        # Compose makes the new container under this name, and renames it when the old one is gone.
+        replaces=leftover[1] if leftover and f"{LABEL}replace" in labels else "",
+        ports=tuple(
+            Port(int(one["HostPort"]), one.get("HostIp") or "", kind.partition("/")[2])
+            for kind, bindings in (data["HostConfig"].get("PortBindings") or {}).items()
+            for one in bindings or ()
+            if str(one.get("HostPort", "")).isdecimal()
+        ),
+        volumes=tuple(
+            dict.fromkeys(
+                one.get("Name") or one.get("Source", "")
+                for one in data.get("Mounts") or ()
+                if one.get("RW") and one.get("Type") in ("volume", "bind")
+            )
+        ),
+        healthcheck_output=(checks[-1].get("Output") or "").strip() if checks else "",
+    )
+
+
+def image(data: dict[str, Any], *, containerd_store: bool) -> Image:
+    """An image; with the `containerd_store`, digests alone don't tell where it came from."""
+    config = data.get("Config") or {}
+    digests = tuple(data.get("RepoDigests") or ())
+    return Image(
+        id=data["Id"],
+        tags=tuple(data.get("RepoTags") or ()),
+        digests=digests,
+        labels=config.get("Labels") or {},
+        healthcheck=_healthcheck(config.get("Healthcheck")),
+        pulled=_came_from_registry(data) if containerd_store else bool(digests),
+    )
+
+
+def _came_from_registry(data: dict[str, Any]) -> bool | None:
+    """Whether a registry gave an image of the containerd store, where every image has digests.
+
+    Newer engines tell (API 1.53, Identity). Else what Compose built is labelled, and what was
+    built here was named within a moment of its creation; of the rest, nothing is known.
+    """
+    identity = data.get("Identity") or {}
+    if identity:
+        return bool(identity.get("Pull"))
+    if f"{LABEL}project" in ((data.get("Config") or {}).get("Labels") or {}):
+        return False
+    named = epoch((data.get("Metadata") or {}).get("LastTagTime", ""))
+    created = epoch(data.get("Created", ""))
+    return False if created and 0 <= named - created < BUILT_AND_NAMED else None
+
+
+def _healthcheck(data: dict[str, Any] | None) -> Healthcheck | None:
+    if not data or (data.get("Test") or ["NONE"])[0] == "NONE":
+        return None
+    seconds = {
+        field: (data.get(name) or 0) / 1e9
+        for field, name in (
+            ("start_period", "StartPeriod"),
+            ("interval", "Interval"),
+            ("timeout", "Timeout"),
+        )
+    }
+    return Healthcheck(**seconds, retries=data.get("Retries") or 0)
+
+
+def epoch(text: str) -> float:
+    """Epoch seconds of the engine's timestamps; its zero time (year 1) is 0."""
+    if not text or text.startswith("0001-"):
+        return 0.0
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
