@@ -227,7 +227,7 @@ def test_the_build_cache_is_pruned_where_asked(project: Project) -> None:
     project.write("Dockerfile", BUILT)
     project.write("compose.yml", f"services: {{web: {{init: true, build: .}}}}\n{SETTLE}")
     update(project)
-    assert "builder prune" not in last_run(project)
+    assert "builder prune --force\n" not in last_run(project)
     update(project, "--prune-image-cache")
     assert re.search(r"docker builder prune --force\n(.*\n)*Total:", last_run(project))
 
