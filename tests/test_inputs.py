@@ -12,8 +12,9 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rbuild.compose import inputs
-from rbuild.compose.inputs import Inputs, expand, mentions, walk
+from rbuild.compose import envfile, inputs
+from rbuild.compose.inputs import Inputs, walk
+from rbuild.compose.interpolation import expand, mentions
 from rbuild.errors import InputError
 
 
@@ -411,7 +412,7 @@ def test_no_shape_of_file_is_too_odd(tmp_path_factory: Any) -> None:
     st.text() | st.lists(st.sampled_from([*"AB=: '\"\\\n#$", "export "]), max_size=30).map("".join)
 )
 def test_any_env_file_is_read_to_an_end(text: str) -> None:
-    lines = [setting.line for setting in inputs._settings(text)]
+    lines = [setting.line for setting in envfile.assignments(text)]
     assert lines == sorted(lines)
     assert all(1 <= line <= text.count("\n") + 1 for line in lines)
 
@@ -427,5 +428,5 @@ def test_any_env_file_is_read_to_an_end(text: str) -> None:
 )
 def test_single_quoted_values_are_kept_as_they_are(values: dict[str, str]) -> None:
     text = "".join(f"{name}='{value}'\n" for name, value in values.items())
-    found = {setting.name: setting.value for setting in inputs._settings(text)}
+    found = {setting.name: setting.value for setting in envfile.assignments(text)}
     assert found == values

@@ -15,12 +15,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from rbuild.compose.words import SPACE, Word, WordError
 from rbuild.errors import InputError
 
 SCRATCH = "scratch"  # the empty image: there is nothing to pull
 
 _NO_ARGS: Mapping[str, str] = MappingProxyType({})
-_SPACE = "\t\n\v\f\r \x85\xa0"  # what Go calls white space, as far as it turns up in files
 _DIRECTIVE = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*\Z")
 _DIRECTIVES = frozenset({"syntax", "escape", "check"})
 _CONTINUED = {
@@ -151,7 +151,7 @@ def _directives(lines: list[str], comment: str = "#") -> Iterator[tuple[int, str
 
 def _frontend(text: str, args: Mapping[str, str]) -> str:
     """Name the frontend image: a build argument's, a directive's, or that of a JSON document."""
-    found = args.get("BUILDKIT_SYNTAX", "").strip(_SPACE)
+    found = args.get("BUILDKIT_SYNTAX", "").strip(SPACE)
     if not found:
         lines = text.split("\n")
         if lines[0].startswith("#!"):
@@ -159,7 +159,7 @@ def _frontend(text: str, args: Mapping[str, str]) -> str:
         for comment in ("#", "//"):
             values = (value for _, key, value in _directives(lines, comment) if key == "syntax")
             found = found or next(values, "")
-    if not found and text.lstrip(_SPACE).startswith("{"):
+    if not found and text.lstrip(SPACE).startswith("{"):
         try:
             value = json.loads(text).get("syntax")
         except (ValueError, RecursionError):
@@ -174,7 +174,7 @@ def _read(text: str) -> tuple[list[_Instruction], str]:
     lines = [line.rstrip("\r") for line in text.split("\n")]
     escape = "\\"
     seen: set[str] = set()
-    for number, name, value in _directives([line.lstrip(_SPACE) for line in lines]):
+    for number, name, value in _directives([line.lstrip(SPACE) for line in lines]):
         if name in seen:
             raise _refuse(number, f"the directive {name} is there twice")
         seen.add(name)
@@ -187,7 +187,7 @@ def _read(text: str) -> tuple[list[_Instruction], str]:
     at = 0
     while at < len(lines):
         start = at + 1
-        piece = lines[at].lstrip(_SPACE)
+        piece = lines[at].lstrip(SPACE)
         at += 1
         if not piece or piece.startswith("#"):
             continue
@@ -196,10 +196,10 @@ def _read(text: str) -> tuple[list[_Instruction], str]:
             piece = lines[at]
             at += 1
             # Comments and blank lines inside an instruction don't end it.
-            if piece.lstrip(_SPACE)[:1] not in ("", "#"):
+            if piece.lstrip(SPACE)[:1] not in ("", "#"):
                 piece, more = _CONTINUED[escape].subn(r"\1", piece)
                 whole += piece
-        if not whole.strip(_SPACE):
+        if not whole.strip(SPACE):
             continue
         instruction = _instruction(whole, start, escape)
         found.append(instruction)
@@ -208,12 +208,12 @@ def _read(text: str) -> tuple[list[_Instruction], str]:
 
 
 def _instruction(whole: str, line: int, escape: str) -> _Instruction:
-    name, *rest = re.split(r"[\t\v\f\r ]+", whole.strip(_SPACE), maxsplit=1)
+    name, *rest = re.split(r"[\t\v\f\r ]+", whole.strip(SPACE), maxsplit=1)
     text = rest[0] if rest else ""
     flags: list[str] = []
     while text.startswith("--"):
         flag, at = _word(text, 0, escape, keep=False)
-        text = text[at:].lstrip(_SPACE)
+        text = text[at:].lstrip(SPACE)
         if flag == "--":
             break
         flags.append(flag)
@@ -224,7 +224,7 @@ def _word(text: str, at: int, escape: str, *, keep: bool) -> tuple[str, int]:
     """Read up to the next space outside quotes; `keep` leaves quotes and escapes in."""
     out: list[str] = []
     quote = ""
-    while at < len(text) and (quote or text[at] not in _SPACE):
+    while at < len(text) and (quote or text[at] not in SPACE):
         char = text[at]
         at += 1
         if char == escape and not (keep and quote == "'"):
@@ -249,13 +249,13 @@ def _after_heredocs(
     if inner.name not in ("RUN", "COPY", "ADD") or "<<" not in whole:
         return at
     try:
-        words = _Lexer(whole, None, "\\", quotes=True).read("", raw=True)[1]
-    except _SyntaxError:
+        words = Word(whole, None, "\\", quotes=True).read("", raw=True)[1]
+    except WordError:
         return at  # BuildKit finds no here-document in a line that it can't split
     for match in filter(None, map(_HEREDOC.match, words)):
         try:
-            ends = _Lexer(match[3], None, "\\").read("", raw=False)[1]
-        except _SyntaxError as error:
+            ends = Word(match[3], None, "\\").read("", raw=False)[1]
+        except WordError as error:
             raise _refuse(instruction.line, str(error)) from None
         if len(ends) != 1:
             continue
@@ -269,202 +269,10 @@ def _after_heredocs(
     return at
 
 
-# Substitution.
-
-
-class _SyntaxError(Exception):
-    pass
-
-
-@dataclass(slots=True)
-class _Lexer:
-    """Reads a word as the Dockerfile's shell-like syntax has it.
-
-    Without `env` nothing is substituted: variables stay as they are written. `quotes` keeps
-    quotation marks. `raw` below keeps escape characters, which patterns need.
-    """
-
-    text: str
-    env: Mapping[str, str] | None
-    escape: str
-    quotes: bool = False
-    at: int = 0
-
-    def peek(self) -> str:
-        return self.text[self.at : self.at + 1]
-
-    def next(self) -> str:
-        char = self.peek()
-        self.at += 1
-        return char
-
-    def read(self, stop: str, *, raw: bool) -> tuple[str, list[str]]:
-        """Read to `stop` (consumed; "" = the end); give the text, and its words."""
-        out: list[str] = []
-        words = [""]
-        while (char := self.peek()) != stop:
-            solid = True  # spaces in it don't end a word
-            if not char:
-                raise _SyntaxError(f"{stop} is missing")
-            if char == "$":
-                piece, solid = self.dollar(), False
-            elif char == "'":
-                piece = self.single()
-            elif char == '"':
-                piece = self.double(raw)
-            elif self.text.startswith("<<", self.at):
-                end = self.at + 2
-                while self.text[end : end + 1] in ("\t", "\r", " "):
-                    end += 1
-                piece, self.at = self.text[self.at : end], end
-            elif self.next() == self.escape:
-                piece = (char if raw else "") + self.next()
-            else:
-                piece, solid = char, False
-            out.append(piece)
-            for part in (piece,) if solid else piece:
-                if not solid and part in _SPACE:
-                    words.append("")
-                else:
-                    words[-1] += part
-        self.at += 1
-        return "".join(out), [word for word in words if word]
-
-    def single(self) -> str:
-        end = self.text.find("'", self.at + 1)
-        if end < 0:
-            raise _SyntaxError("a single quote is not closed")
-        piece = self.text[self.at + 1 : end]
-        self.at = end + 1
-        return f"'{piece}'" if self.quotes else piece
-
-    def double(self, raw: bool) -> str:
-        self.at += 1
-        out: list[str] = []
-        while (char := self.peek()) != '"':
-            if not char:
-                raise _SyntaxError("a double quote is not closed")
-            if char == "$":
-                out.append(self.dollar())
-                continue
-            self.at += 1
-            if char == self.escape:
-                if raw:
-                    out.append(char)
-                if self.peek() in ("", '"', "$", self.escape):
-                    char = self.next()
-            out.append(char)
-        self.at += 1
-        piece = "".join(out)
-        return f'"{piece}"' if self.quotes else piece
-
-    def name(self) -> str:
-        start = self.at
-        if self.peek() in tuple("@*#?-$!"):
-            self.at += 1
-        elif self.peek().isdecimal():
-            while self.peek().isdecimal():
-                self.at += 1
-        else:
-            while (char := self.peek()) and (char.isalpha() or char.isdecimal() or char == "_"):
-                self.at += 1
-        return self.text[start : self.at]
-
-    def dollar(self) -> str:
-        start = self.at
-        self.at += 1
-        if self.peek() != "{":
-            name = self.name()
-            if not name or self.env is None:
-                return "$" + name
-            return self.env.get(name, "")
-        self.at += 1
-        if self.peek() in ("", "{", "}", ":"):
-            raise _SyntaxError("bad substitution")
-        name = self.name()
-        operator = self.next()
-        value = self.env.get(name) if self.env else None
-        result = value or ""
-        if operator == "/":
-            every = self.peek() == "/"
-            self.at += every
-            pattern = self.read("/", raw=True)[0]
-            new = self.read("}", raw=True)[0]
-            if self.env is not None:
-                result = _replaced(result, pattern, new, every)
-        elif operator in tuple(":+-?#%"):
-            colon = operator == ":"
-            if colon:
-                operator = self.next()
-            trims = operator in ("#", "%")
-            if colon and trims:
-                raise _SyntaxError(f"unsupported modifier :{operator}")
-            word = self.read("}", raw=trims)[0]
-            if self.env is not None:
-                result = _modified(name, value, operator, word, colon)
-        elif operator != "}":
-            raise _SyntaxError(f"unsupported modifier {operator}" if operator else "} is missing")
-        return self.text[start : self.at] if self.env is None else result
-
-
-def _modified(name: str, value: str | None, operator: str, word: str, colon: bool) -> str:
-    """Apply `${name-word}` and its kin; `colon`: an empty value counts as unset."""
-    missing = value is None or (colon and not value)
-    if operator == "-":
-        return word if missing else value or ""
-    if operator == "+":
-        return "" if missing else word
-    if operator == "?":
-        if missing:
-            raise _SyntaxError(f"{name}: {word or 'is not set'}")
-        return value or ""
-    if operator not in ("#", "%"):
-        raise _SyntaxError(f"unsupported modifier :{operator}")
-    longest = word.startswith(operator)
-    pattern = _pattern(word[1:] if longest else word, longest)
-    text = value or ""
-    if operator == "#":
-        match = re.match(pattern, text)
-        return text[match.end() :] if match else text
-    # The shortest end is the one that starts last.
-    starts = range(len(text) + 1) if longest else range(len(text), -1, -1)
-    return next((text[:at] for at in starts if re.fullmatch(pattern, text[at:])), text)
-
-
-def _pattern(glob: str, greedy: bool) -> str:
-    """Turn `*` and `?` into a regular expression; the frontend knows no brackets."""
-    out = ""
-    at = 0
-    while at < len(glob):
-        char = glob[at]
-        at += 1
-        if char == "\\":
-            char = glob[at : at + 1]
-            at += 1
-            if char not in tuple("*?\\}/"):
-                raise _SyntaxError(f"invalid escape \\{char}")
-            out += re.escape(char)
-        else:
-            out += {"*": ".*" if greedy else ".*?", "?": "."}.get(char, re.escape(char))
-    return out
-
-
-def _replaced(text: str, pattern: str, new: str, every: bool) -> str:
-    out, done = "", 0
-    for match in re.finditer(_pattern(pattern, True), text):
-        if match.end() == done != 0:
-            continue  # Go takes no empty match right behind another
-        out += text[done : match.start()] + new
-        done = match.end()
-        if not every:
-            break
-    return out + text[done:]
-
-
 def _expand(text: str, env: Mapping[str, str], escape: str, line: int) -> str:
     try:
-        return _Lexer(text, env, escape).read("", raw=False)[0]
-    except _SyntaxError as error:
+        return Word(text, env, escape).read("", raw=False)[0]
+    except WordError as error:
         raise _refuse(line, f"{text}: {error}") from None
 
 
@@ -582,7 +390,7 @@ def _set_args(
     """Apply an ARG that stands before the first FROM."""
     at = 0
     while at < len(item.rest):
-        if item.rest[at] in _SPACE:
+        if item.rest[at] in SPACE:
             at += 1
             continue
         word, at = _word(item.rest, at, escape, keep=True)

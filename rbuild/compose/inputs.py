@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from rbuild.compose.envfile import Assignment, assignments
+from rbuild.compose.interpolation import expand, mentions
 from rbuild.compose.yamlfile import Data, Document, load
 from rbuild.errors import InputError
 
@@ -167,7 +169,7 @@ class _Walk:
     dotenv: set[str] = field(default_factory=set)
     remote: dict[str, None] = field(default_factory=dict)
     loaded: dict[str, list[Document]] = field(default_factory=dict)
-    settings: dict[str, list[_Setting]] = field(default_factory=dict)
+    settings: dict[str, list[Assignment]] = field(default_factory=dict)
     done: set[object] = field(default_factory=set)
     models: int = 0
 
@@ -380,7 +382,7 @@ class _Walk:
     def use_setting(
         self,
         path: str,
-        setting: _Setting,
+        setting: Assignment,
         scope: _Scope,
         earlier: Iterable[str],
         *,
@@ -393,7 +395,7 @@ class _Walk:
             for name, required in mentions(setting.value):
                 self.use(name, required and name not in earlier, scope, where)
 
-    def env_file(self, path: str) -> list[_Setting]:
+    def env_file(self, path: str) -> list[Assignment]:
         """The settings of an env file; none where it isn't a readable file."""
         self.paths[path] = None
         if path not in self.settings:
@@ -401,7 +403,7 @@ class _Walk:
             # What can't be read is Compose's to report.
             if os.path.isfile(path) and os.access(path, os.R_OK):
                 with open(path, encoding="utf-8-sig", errors="replace") as file:
-                    self.settings[path] = _settings(file.read())
+                    self.settings[path] = assignments(file.read())
         return self.settings[path]
 
 
@@ -430,158 +432,3 @@ def _items(value: Data) -> list[Data]:
 
 def _mapping(value: Data) -> Mapping[str, Data]:
     return value if isinstance(value, dict) else {}
-
-
-# Interpolation: https://docs.docker.com/reference/compose-file/interpolation/
-
-MAX_NESTING = 50
-"""How deep `${A:-${B:-…}}` is followed."""
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_BRACED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+?])(.*))?", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class _Placeholder:
-    name: str
-    operator: str
-    """`""`, or one of `-` `+` `?`, each with or without a `:` before it."""
-    argument: str
-
-
-def mentions(text: str) -> Iterator[tuple[str, bool]]:
-    """The variables that Compose interpolates in `text`, in order, and whether each must be set.
-
-    Compose reads arguments even where it doesn't need them, so a `?` within one asks as well.
-
-    >>> list(mentions("$A ${B:-${C}} $$D ${E:?why}"))
-    [('A', True), ('B', False), ('C', False), ('E', True)]
-    """
-    return _mentions(text, 0)
-
-
-def _mentions(text: str, level: int) -> Iterator[tuple[str, bool]]:
-    if "$" not in text or level > MAX_NESTING:
-        return
-    for part in _split(text):
-        if isinstance(part, _Placeholder):
-            bare = part.operator == "" and level == 0
-            yield part.name, bare or part.operator in ("?", ":?")
-            yield from _mentions(part.argument, level + 1)
-
-
-def expand(text: str, env: Mapping[str, str]) -> str | None:
-    """`text` with its variables taken from `env`; None where Compose would refuse it."""
-    return _expand(text, env, 0)
-
-
-def _expand(text: str, env: Mapping[str, str], level: int) -> str | None:
-    if "$" not in text:
-        return text
-    if level > MAX_NESTING:
-        return None
-    out: list[str] = []
-    for part in _split(text):
-        if part is None:
-            return None
-        if isinstance(part, str):
-            out.append(part)
-            continue
-        value = env.get(part.name)
-        present = bool(value) if part.operator.startswith(":") else value is not None
-        # Compose expands the argument first, needed or not: a `?` in it counts in any case.
-        argument = _expand(part.argument, env, level + 1)
-        kind = part.operator[-1:]
-        if argument is None or (kind == "?" and not present):
-            return None
-        out.append(argument if (kind, present) in (("-", False), ("+", True)) else value or "")
-    return "".join(out)
-
-
-def _split(text: str) -> Iterator[str | _Placeholder | None]:
-    """The parts of a template; None for a `${` that Compose refuses."""
-    at = 0
-    while (dollar := text.find("$", at)) >= 0:
-        yield text[at:dollar]
-        at = dollar + 1
-        if text.startswith("$", at):
-            yield "$"
-            at += 1
-        elif text.startswith("{", at):
-            end = _closing_brace(text, at)
-            match = _BRACED.fullmatch(text, at + 1, end) if end > 0 else None
-            if match:
-                yield _Placeholder(match[1], match[2] or "", match[3] or "")
-                at = end + 1
-            else:
-                yield None
-        elif match := _NAME.match(text, at):
-            yield _Placeholder(match[0], "", "")
-            at = match.end()
-        else:
-            yield "$"
-    yield text[at:]
-
-
-def _closing_brace(text: str, start: int) -> int:
-    """The brace that closes the one at `start`; where they don't pair up, the last one, or -1."""
-    depth = 0
-    for brace in re.finditer(r"[{}]", text[start:]):
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0:
-            return start + brace.start()
-    return text.rfind("}", start)
-
-
-# Env files: https://docs.docker.com/compose/how-tos/environment-variables/variable-interpolation/
-
-
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    """One assignment in an env file."""
-
-    name: str
-    value: str | None
-    """None: a bare name, which takes the value that the environment has."""
-    reads: bool
-    """Whether variables in the value are replaced."""
-    line: int
-
-
-_SKIPPED = re.compile(r"(?:\s+|#[^\n]*)*")
-_KEY = re.compile(r"(?:export[^\S\n]+)?([\w.\-\[\]]+)[^\S\n]*(?:([=:])[^\S\n]*|\n|\Z)")
-_QUOTED = re.compile(r"""(['"])((?:\\.|(?!\1)[^\\])*)\1""", re.DOTALL)
-_UNQUOTED = re.compile(r"[^\n]*")
-_ESCAPE = re.compile(r"""\\(["$\\abcfnrtv])""")
-_ESCAPED = {"$": "$$", "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-
-
-def _settings(text: str) -> list[_Setting]:
-    """The assignments of an env file, up to the first that Compose would refuse the file for."""
-    found: list[_Setting] = []
-    at, line, counted = 0, 1, 0
-    while True:
-        skipped = _SKIPPED.match(text, at)
-        at = skipped.end() if skipped else at
-        key = _KEY.match(text, at)
-        if key is None:
-            return found
-        line += text.count("\n", counted, at)
-        counted = at
-        at = key.end()
-        if not key[2]:
-            found.append(_Setting(key[1], None, False, line))
-        elif text[at : at + 1] in ("'", '"'):
-            quoted = _QUOTED.match(text, at)
-            if quoted is None:
-                return found
-            value = quoted[2].replace("\\'", "'")
-            if quoted[1] == '"':
-                value = _ESCAPE.sub(lambda match: _ESCAPED.get(match[1], match[1]), quoted[2])
-            found.append(_Setting(key[1], value, quoted[1] == '"', line))
-            at = quoted.end()
-        else:
-            rest = _UNQUOTED.match(text, at)
-            value = rest[0] if rest else ""
-            at += len(value)
-            found.append(_Setting(key[1], value.split(" #", 1)[0].rstrip(), True, line))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from rbuild.compose import inputs
+from rbuild.compose import inputs, interpolation
 from rbuild.compose.inputs import (
     AMBIENT_VARIABLES,
     CHOOSING_VARIABLES,
@@ -411,11 +411,11 @@ def test_interpolation_is_that_of_compose(tmp_path: Path) -> None:
     drawn = ["${U:-{}", "${U:-{}}", "${A:-{}x", '${U:-{"a": [1]}}']
     drawn += [template(dice, 3) for _ in range(400)]
     env = {"A": "a", "B": "", "C": "c c", "A_1": "}{", "longer": "$A"}
-    templates = [text for text in drawn if inputs.expand(text, env) is not None]
+    templates = [text for text in drawn if interpolation.expand(text, env) is not None]
     assert len(templates) > 200
     refused = [text for text in drawn if text not in templates]
     alone = ["${", "a ${}", "${1}", "${A:-${ }", "${A B}"]
-    assert [inputs.expand(text, env) for text in alone] == [None] * len(alone)
+    assert [interpolation.expand(text, env) for text in alone] == [None] * len(alone)
     for index, text in enumerate(refused[:5] + alone):
         write(tmp_path, {f"r{index}/compose.yaml": json.dumps(
             {"services": {"a": {"image": "x", "labels": [text]}}}
@@ -431,7 +431,7 @@ def test_interpolation_is_that_of_compose(tmp_path: Path) -> None:
     labels = json.loads(ran.stdout)["services"]["a"]["labels"]
     for index, text in enumerate(templates):
         # `config` doubles every `$` again.
-        assert labels[f"l{index}"].replace("$$", "$") == inputs.expand(text, env), text
+        assert labels[f"l{index}"].replace("$$", "$") == interpolation.expand(text, env), text
 
 
 def template(dice: random.Random, depth: int) -> str:
