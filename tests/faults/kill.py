@@ -515,7 +515,12 @@ class Lane:
         nameless = set(self.engine.run(*argv, "--filter", f"label=test={site.name}").split())
         for one in self.engine.inspect(*sorted(nameless - set(known.superseded))):
             labels = one["Config"]["Labels"]
-            what = labels.get("com.docker.compose.service", "the one that is pulled")
+            what = labels.get("com.docker.compose.service")
+            if not what and not one["RepoDigests"]:
+                # A plain `docker pull` that is killed leaves one as well, once in some hundreds:
+                # the engine has given it no name yet, so nobody else can know it.
+                continue
+            what = what or "the one that is pulled"
             wrong.append(f"leftover image: {one['Id']} ({what}, version {labels['version']})")
         return wrong
 
