@@ -292,13 +292,9 @@ def _rescue_unread(
     """
     if run.dry_run:
         return
-    for folder in run.store.folders(project.home):
-        try:
-            known = record.read(folder)
-        except RbuildError:
-            continue
-        view = known.views.get(project.spelling) if known else None
-        if known is None or view is None or not rescue.is_torn(known) or not means.claim(folder):
+    for folder, known in record.at_home(run.store, project.home):
+        view = known.views.get(project.spelling)
+        if view is None or not rescue.is_torn(known) or not means.claim(folder):
             continue
         outcome.name = known.name
         scene = Scene(

@@ -397,7 +397,9 @@ def test_who_builds_is_worked_before_who_rests_on_it(host: Host, jobs: int) -> N
     assert begun == ["maker", "middle", "top"]
 
 
-def test_who_rests_on_nobody_does_not_wait(host: Host) -> None:
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_who_waits_keeps_nobody_else_waiting(host: Host, jobs: int) -> None:
+    """Two at a time, too: while `top` waits for `maker`, it keeps no place from `beside`."""
     top = host.known("top", rests=APP)
     maker = host.known("maker", makes=APP)
     beside = host.known("beside")
@@ -414,26 +416,7 @@ def test_who_rests_on_nobody_does_not_wait(host: Host) -> None:
             assert done.is_set()
         return Outcome(name, project.path, "fresh")
 
-    found = work(host, [top, maker, beside], task, jobs=3)
-    assert {one.outcome for one in found.values()} == {"fresh"}
-
-
-def test_who_waits_keeps_no_place(host: Host) -> None:
-    """Two at a time: while `top` waits for `maker`, `beside` is worked."""
-    top = host.known("top", rests=APP)
-    maker = host.known("maker", makes=APP)
-    beside = host.known("beside")
-    begun = Event()
-
-    def task(project: Project, *more: Any) -> Outcome:
-        name = Path(project.home).name
-        if name == "beside":
-            begun.set()
-        if name == "maker":
-            assert begun.wait(10)
-        return Outcome(name, project.path, "fresh")
-
-    found = work(host, [top, maker, beside], task, jobs=2)
+    found = work(host, [top, maker, beside], task, jobs=jobs)
     assert {one.outcome for one in found.values()} == {"fresh"}
 
 

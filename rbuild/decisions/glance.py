@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from rbuild.compose import fingerprint
 from rbuild.compose.project import Project
 from rbuild.decisions import staleness
-from rbuild.errors import RbuildError
 from rbuild.report import Outcome
 from rbuild.settings import Given, Settings, from_json, resolve
 from rbuild.state import record
@@ -48,13 +47,9 @@ def glance(project: Project, run: Run) -> Fresh | None:
     """A project that is surely fresh by its record; None if it takes a closer look."""
     if run.forced:
         return None
-    for folder in run.store.folders(project.home):
-        try:
-            known = record.read(folder)
-        except RbuildError:
-            continue
-        view = known.views.get(project.spelling) if known else None
-        if known is None or view is None or known.untidy or known.failed or known.held:
+    for folder, known in record.at_home(run.store, project.home):
+        view = known.views.get(project.spelling)
+        if view is None or known.untidy or known.failed or known.held:
             continue
         settings = _unchanged(known, view, run)
         if settings is None:

@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rbuild.compose.project import Project
@@ -146,10 +145,8 @@ class Lookout:
         self.prefetch((one.known, one.settings, one.folder) for one in fresh)
         built: set[str] = set()
         for project in closer:
-            for folder in self._run.store.folders(project.home):
-                with suppress(RbuildError):
-                    known = record.read(folder)
-                    built.update(known.builds if known else ())
+            for _, known in record.at_home(self._run.store, project.home):
+                built.update(known.builds)
         found: dict[str, tuple[Fresh, Moves]] = {}
         # Two spellings of one project are one project.
         alone: dict[str, Fresh] = {}

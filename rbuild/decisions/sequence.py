@@ -184,12 +184,8 @@ def of_configuration(configuration: Configuration) -> Node:
 
 
 def _record_of(project: Project, run: Run) -> tuple[Record | None, str]:
-    for folder in run.store.folders(project.home):
-        try:
-            known = record.read(folder)
-        except RbuildError:
-            continue
-        if known and project.spelling in known.views:
+    for folder, known in record.at_home(run.store, project.home):
+        if project.spelling in known.views:
             return known, folder
     return None, ""
 

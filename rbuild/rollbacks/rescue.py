@@ -53,11 +53,10 @@ def finish_move(project: Project, run: Run, held: Sequence[int]) -> None:
 
     What can't be put back, a person has changed since; it stays. `held` are descriptors of locks.
     """
-    for folder in run.store.folders(project.home):
+    for folder, known in record.at_home(run.store, project.home):
+        if not known.forwarded or is_torn(known):
+            continue
         with suppress(RbuildError):
-            known = record.read(folder)
-            if known is None or not known.forwarded or is_torn(known):
-                continue
             place = Source(project.target.folder)
             source.restore(place, known.forwarded, log=Log(), hold=held)
             known.forwarded = ""

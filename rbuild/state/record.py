@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,7 @@ try:
 except ImportError:  # pragma: no cover - an interpreter without the built-in module
     from hashlib import blake2b
 
-from rbuild.errors import StateError
+from rbuild.errors import RbuildError, StateError
 
 VERSION = 3
 _LAST = 253402300799.0
@@ -150,6 +150,20 @@ class Store:
         except OSError:
             return []
         return [os.path.join(self._projects, name) for name in names]
+
+
+def at_home(store: Store, home: str) -> Iterator[tuple[str, Record]]:
+    """The records of the projects at this folder, each with its state folder.
+
+    Without those that can't be read. Raises StateError if the state folder itself can't.
+    """
+    for folder in store.folders(home):
+        try:
+            known = read(folder)
+        except RbuildError:
+            continue
+        if known:
+            yield folder, known
 
 
 def living(store: Store) -> list[tuple[str, Record]]:

@@ -208,6 +208,20 @@ def registry(folder: Path, auth: Mapping[str, Any] | None = None) -> Iterator[Re
             child.kill()
 
 
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address at which requests are handled so, as long as the block lasts."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listener:
+        listener.daemon_threads = True
+        thread = threading.Thread(target=listener.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield "127.0.0.1:%d" % listener.server_port  # noqa: UP031
+        finally:
+            listener.shutdown()
+            thread.join()
+
+
 class Front:
     """Stands before a registry, and passes on what it is asked, or does something else."""
 
@@ -271,17 +285,12 @@ def front(registry: str) -> Iterator[Front]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
-        listener.daemon_threads = True
-        found = Front("127.0.0.1:%d" % listener.server_port)  # noqa: UP031
-        thread = threading.Thread(target=listener.serve_forever, args=(0.02,))
-        thread.start()
+    with served(Handler) as address:
+        found = Front(address)
         try:
             yield found
         finally:
             found.end()
-            listener.shutdown()
-            thread.join()
 
 
 @contextmanager
@@ -399,16 +408,9 @@ def tokens(folder: Path) -> Iterator[Tokens]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
-        listener.daemon_threads = True
-        server = Tokens(folder, "127.0.0.1:%d" % listener.server_port)  # noqa: UP031
-        thread = threading.Thread(target=listener.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            listener.shutdown()
-            thread.join()
+    with served(Handler) as address:
+        server = Tokens(folder, address)
+        yield server
 
 
 def make_certificate(path: Path, key: Path, names: str) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from rbuild.docker.whales import Whales
+from rbuild.process import Stop
 from rbuild.registries.credentials import Login, docker_config
 from rbuild.registries.registry import Answer, Question, Registries
 
@@ -267,6 +269,12 @@ def user(tmp_path: Path) -> dict[str, str]:
 
 def docker(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["docker", *arguments], env=environ, capture_output=True, text=True)
+
+
+def test_the_engine_tells_which_registries_it_takes_to_be_insecure() -> None:
+    found = Whales(Stop()).insecure_registries()
+    assert "127.0.0.0/8" in found
+    assert "docker.io" not in found
 
 
 def test_docker_works_with_a_login_of_ours(
