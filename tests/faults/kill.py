@@ -196,6 +196,8 @@ class Lane:
         self.version = 0
         self.compose = ""
         self.story: list[str] = []
+        self.log_from = 0
+        """How long the engine's log was before the engine was killed."""
 
     # ------------------------------------------------------------ the project
 
@@ -362,9 +364,10 @@ class Lane:
         done = scene == "update" or (scene == "spoil" and self.built() != built)
         good = new if done else old
         ran = self.next_run()
-        # An engine that is killed while it starts a container may not get it up again; then the
-        # next run goes back, which is as good.
-        result.went_back = one.engine and scene == "update" and ran.code == 3
+        # Where the engine itself can't get a container up again that it was killed in the start
+        # of, going back is as good an end as going forward.
+        back = one.engine and scene == "update" and ran.code == 3
+        result.went_back = back and self.engine_lost_a_task()
         good = old if result.went_back else good
         codes = (
             (3, 75) if scene in BREAKING else (1,) if scene == "spoil" else (3 * result.went_back,)
@@ -404,11 +407,19 @@ class Lane:
             raise NeverStruck(begun.ran.seconds, begun.ran)
         return []
 
+    def engine_lost_a_task(self) -> bool:
+        """Whether the engine says, since it was killed, that it has lost hold of a container."""
+        assert isinstance(self.engine, PrivateEngine)
+        with (self.engine.home / "log").open("rb") as log:
+            log.seek(self.log_from)
+            return b"task must be stopped before deletion" in log.read()
+
     def _kill_engine(self, one: Strike, arguments: Sequence[str]) -> list[str]:
         engine = self.engine
         assert isinstance(engine, PrivateEngine)
         assert one.part is not None
         seconds = one.part * self.survey.expected(one.scene)
+        self.log_from = (engine.home / "log").stat().st_size
         killed = False
         try:
             with self.begun(f"list:{os.devnull}", *arguments) as begun:
