@@ -32,10 +32,14 @@ _STRAY = re.compile("[\udc80-\udcff]")
 
 # What Go's path/filepath.Match lets pass of a pattern, up to its first star behind something else.
 # What is further on it may refuse or not, by its version: that is left for the build to tell.
-# `^` is never the first member of a class.
+# `^` is never the first member of a class. (Each step is told by what comes next, so that there is
+# nothing to go back for; "*+", which would say so, is wrong in Python up to 3.11.4: gh-106052.)
 _MEMBER = r"(?:\\.|[^\\\]\-])"
 _VALID = re.compile(
-    rf"\**+(?:\\.|[^\\\[*]|\[\^?+(?:{_MEMBER}(?:-{_MEMBER})?)+\])*+(?:\*|\Z)", re.DOTALL
+    r"\**(?!\*)"
+    rf"(?:\\.|[^\\\[*]|\[(?:\^|(?!\^))(?:{_MEMBER}(?:-{_MEMBER})?)+\])*"
+    r"(?:\*|\Z)",
+    re.DOTALL,
 )
 _TOKEN = re.compile(r"\*\*/?|\\.|.", re.DOTALL)
 _LITERAL = re.compile(r"[^*?\[\]\\]*")
