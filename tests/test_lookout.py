@@ -500,7 +500,7 @@ def test_a_state_folder_that_cannot_be_written_is_no_failure(
         raise record.unusable(path, OSError(28, "No space left on device"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(record, "write_private", full)
+        patch.setattr("rbuild.state.checks.write_private", full)
         patch.setattr("rbuild.registries.sightings.write_private", full)
         for _ in range(2):
             assert len(only(host.look(one)[0]).warnings) == 1

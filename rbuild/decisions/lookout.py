@@ -7,36 +7,33 @@ is told once for a project, and once when that ends.
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rbuild.compose.project import Project
 from rbuild.decisions import moves
 from rbuild.decisions.glance import Fresh, Run
 from rbuild.decisions.moves import Made, Moves, Sighting
-from rbuild.decisions.staleness import TOLERANCE
-from rbuild.docker.reference import familiar, qualified, registry_of
+from rbuild.decisions.staleness import is_recent
+from rbuild.docker.reference import familiar, qualified
 from rbuild.errors import RbuildError
-from rbuild.registries import sightings
+from rbuild.registries import asked
+from rbuild.registries.asked import Asked
 from rbuild.report import Outcome
 from rbuild.settings import Settings
-from rbuild.state import record
+from rbuild.state import checks, record
 from rbuild.state.record import Record
 
 if TYPE_CHECKING:
     from rbuild.process import Stop
-    from rbuild.registries.registry import Registries
     from rbuild.sources.source import Source
 
 # Seconds for a git remote to answer.
 GIT_TIMEOUT = 30.0
 _REMOTES_AT_ONCE = 8
-_DAY = 86400.0
-_FILE = "checks.json"
 # In place of an image, where what could not be asked is a git remote.
 GIT = "git"
 
@@ -50,18 +47,13 @@ class Lookout:
         """`insecure` gives the registries to which the engine speaks plain HTTP, if asked."""
         self._run = run
         self._stop = stop
-        self._insecure = insecure
-        self._guard = threading.RLock()
-        self._memory: sightings.Memory | None = None
-        self._registries: Registries | None = None
-        self._seen: dict[str, Sighting] = {}
-        self._new: dict[str, Sighting] = {}
-        self._late: dict[str, float] = {}
+        self._asked = Asked(run.store.root, run.environ, stop, insecure, dry_run=run.dry_run)
+        self._guard = threading.Lock()
         self._living: list[tuple[str, Record]] | None = None
 
     def prefetch(self, projects: Iterable[tuple[Record, Settings, str]]) -> None:
         """Ask at once for all that these projects (with their state folders) rest on."""
-        self._ask(
+        self._asked.ask(
             (name, settings, known.finished_at)
             for known, settings, folder in projects
             for name in moves.asked(known.rests, settings, self.makers(folder))
@@ -84,11 +76,7 @@ class Lookout:
         What was last asked before `since` (epoch seconds), when an update has taken what there
         was, is no evidence: it is left out where it can't be asked again in this run.
         """
-        names = [*names]
-        self._ask((name, settings, since) for name in names)
-        with self._guard:
-            seen = {name: self._seen[_key(name, settings)] for name in names}
-        return {name: one for name, one in seen.items() if one.asked >= since}
+        return self._asked.sight(names, settings, since)
 
     def recall(self, known: Record, settings: Settings, folder: str) -> Moves:
         """What has moved under a project by what is remembered; nobody is asked.
@@ -98,16 +86,10 @@ class Lookout:
         if not settings.check:
             return Moves()
         makers = self.makers(folder)
-        memory = sightings.read(self._run.store.root)
-        seen = {
-            name: memory.seen[key]
-            for name in moves.asked(known.rests, settings, makers)
-            if (key := _key(name, settings)) in memory.seen
-            and memory.seen[key].asked >= known.finished_at
-        }
+        names = moves.asked(known.rests, settings, makers)
+        seen = asked.recall(self._run.store.root, names, settings, known.finished_at)
         found = moves.compare(known.rests, settings, seen, makers, time.time())
-        told = _read(os.path.join(folder, _FILE)).get("told", {})
-        return found._replace(unchecked={**told, **found.unchecked})
+        return found._replace(unchecked={**checks.read(folder).told, **found.unchecked})
 
     def makers(self, folder: str) -> dict[str, Made]:
         """The images that other projects here have built, by qualified name.
@@ -178,11 +160,11 @@ class Lookout:
         from concurrent.futures import ThreadPoolExecutor, wait
 
         with ThreadPoolExecutor(_REMOTES_AT_ONCE) as pool:
-            asked = {one.folder: pool.submit(self.confirm, one) for one in fresh}
+            given = {one.folder: pool.submit(self.confirm, one) for one in fresh}
             # As in `crew`: a signal may reach another thread than the one that handles it.
-            while wait(asked.values(), timeout=0.2).not_done:
+            while wait(given.values(), timeout=0.2).not_done:
                 pass
-        return [(one, asked[one.folder].result()) for one in fresh]
+        return [(one, given[one.folder].result()) for one in fresh]
 
     def confirm(self, fresh: Fresh) -> Moves | None:
         """What there is to tell of a project under which nothing has moved.
@@ -217,14 +199,13 @@ class Lookout:
         from rbuild.sources import source
 
         period = fresh.settings.check_period
-        path = os.path.join(fresh.folder, _FILE)
-        before = _read(path)
+        before = checks.read(fresh.folder)
         place = source_of(fresh.project, fresh.settings)
         if source.head(place, stop=self._stop) != fresh.known.commit:
             return True
         error = ""
-        if _is_recent(before.get("git_asked", 0.0), period, time.time()):
-            error = before.get("git_error", "")
+        if is_recent(before.git_asked, period, time.time()):
+            error = before.git_error
         else:
             try:
                 if source.ahead(place, stop=self._stop, timeout=GIT_TIMEOUT):
@@ -232,7 +213,8 @@ class Lookout:
             except source.Unreachable as problem:
                 error = words(problem)
             if period and not self._run.dry_run:
-                _write(path, {**before, "git_asked": time.time(), "git_error": error})
+                now = replace(before, git_asked=time.time(), git_error=error)
+                checks.write(fresh.folder, now)
         if error:
             raise source.Unreachable(error)
         return False
@@ -249,9 +231,8 @@ class Lookout:
         now = time.time()
         outcome.waits = tuple(found.waits)
         outcome.notes += tuple(f"waits: {moves.waiting_line(one, now)}" for one in found.waits)
-        path = os.path.join(folder, _FILE)
-        before = _read(path)
-        known: dict[str, str] = before.get("told", {})
+        before = checks.read(folder)
+        known = before.told
         new = {
             name: why
             for name, why in found.unchecked.items()
@@ -273,61 +254,8 @@ class Lookout:
         if outcome.unchecked and outcome.outcome == "fresh":
             outcome.outcome = "deferred"
         if (new or gone) and not self._run.dry_run:
-            _write(path, {**before, "told": dict(found.unchecked)})
+            checks.write(folder, replace(before, told=found.unchecked))
         return new
-
-    # Registries
-
-    def _ask(self, wanted: Iterable[tuple[str, Settings, float]]) -> None:
-        with self._guard:
-            questions: dict[str, tuple[str, Settings]] = {}
-            now = time.time()
-            for name, settings, since in wanted:
-                key = _key(name, settings)
-                if key in self._new:
-                    continue
-                if self._memory is None:
-                    self._memory = sightings.read(self._run.store.root)
-                old = self._memory.seen.get(key)
-                recent = old and _is_recent(old.asked, settings.check_period, now)
-                if old and recent and old.asked >= since:
-                    self._seen[key] = old
-                else:
-                    questions.setdefault(key, (name, settings))
-            if questions:
-                self._send(questions)
-
-    def _send(self, wanted: Mapping[str, tuple[str, Settings]]) -> None:
-        from rbuild.registries.credentials import Login
-        from rbuild.registries.registry import Question, Registries
-
-        assert self._memory is not None
-        if self._registries is None:
-            self._late = dict(self._memory.not_before)
-            self._registries = Registries(
-                self._run.environ,
-                insecure=self._insecure,
-                not_before=self._memory.not_before,
-                stop=self._stop,
-            )
-        questions = {}
-        for key, (name, settings) in wanted.items():
-            login = settings.logins.get(registry_of(name))
-            questions[key] = Question(name, Login(*login) if login else None)
-        answers = self._registries.ask(questions.values())
-        is_news = self._registries.not_before != self._late
-        for key, question in questions.items():
-            answer = answers[question]
-            old = self._memory.seen.get(key)
-            new = sightings.note(old, answer.digest, answer.error, time.time())
-            self._seen[key] = self._new[key] = new
-            # A question that says nothing new is worth no write, if nobody counts by it.
-            same = old is not None and new[:2] == old[:2] and new.error == old.error
-            counts = wanted[key][1].check_period or not old or new.asked - old.asked > _DAY
-            is_news |= bool(not same or counts)
-        if is_news and not self._run.dry_run:
-            # At once: what another run learns meanwhile must not be overwritten at our end.
-            sightings.remember(self._run.store.root, self._new, self._registries.not_before)
 
 
 def source_of(project: Project, settings: Settings) -> Source:
@@ -350,16 +278,6 @@ def _rests_on(known: Record) -> frozenset[str]:
     return frozenset(images | {*known.bases})
 
 
-def _key(name: str, settings: Settings) -> str:
-    login = settings.logins.get(registry_of(name))
-    return sightings.key(name, login[0] if login else "")
-
-
-def _is_recent(asked: float, period: int, now: float) -> bool:
-    """Whether a question is too young to be asked again; cron may start a little early."""
-    return 0 <= now - asked < period - min(TOLERANCE, period / 2)
-
-
 def _is_context_new(known: Record, settings: Settings) -> bool:
     """Whether a build context looks different, at first sight, from what was last seen."""
     if "context" not in settings.check:
@@ -373,27 +291,3 @@ def _is_context_new(known: Record, settings: Settings) -> bool:
     except RbuildError:
         # The closer look says what is wrong.
         return True
-
-
-def _read(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    sound = (
-        isinstance(data, dict)
-        and isinstance(data.get("told", {}), dict)
-        and all(isinstance(one, str) for one in data.get("told", {}).values())
-        and isinstance(data.get("git_asked", 0.0), float)
-        and isinstance(data.get("git_error", ""), str)
-    )
-    return data if sound else {}
-
-
-def _write(path: str, data: Mapping[str, object]) -> None:
-    try:
-        record.write_private(path, json.dumps(data))
-    except RbuildError:
-        # It is told once more, or asked once more.
-        return

@@ -88,3 +88,11 @@ def span(seconds: float) -> str:
         if len(parts) == 2:
             break
     return " ".join(text for _, text in parts) or "0 s"
+
+
+def is_recent(asked: float, period: int, now: float) -> bool:
+    """Whether a question asked at `asked` is too young to be asked again.
+
+    `period` is in seconds, the times in epoch seconds. Cron may start a little early.
+    """
+    return 0 <= now - asked < period - min(TOLERANCE, period / 2)

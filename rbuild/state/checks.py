@@ -1,0 +1,54 @@
+"""What a person was told of a project's checks, and when its git remote was last asked.
+
+One file in the project's state folder. Nothing depends on it for good: where it is lost or can't
+be written, something is asked once more, or told once more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+
+from rbuild.errors import RbuildError
+from rbuild.state.record import write_private
+
+_FILE = "checks.json"
+
+
+@dataclass(frozen=True)
+class Checks:
+    """As far as they have been remembered."""
+
+    told: Mapping[str, str] = field(default_factory=dict)
+    """What could not be checked (an image's qualified name, or "git") → why, as it was told."""
+    git_asked: float = 0.0
+    """Epoch seconds."""
+    git_error: str = ""
+    """Why the git remote did not answer then; empty if it did."""
+
+
+def read(folder: str) -> Checks:
+    """What is remembered in the state folder of a project; nothing where that can't be read."""
+    try:
+        with open(os.path.join(folder, _FILE), encoding="utf-8") as file:
+            data = json.load(file)
+        found = Checks(**{one.name: data[one.name] for one in fields(Checks) if one.name in data})
+    except (OSError, ValueError, TypeError, RecursionError):
+        return Checks()
+    sound = (
+        isinstance(found.told, dict)
+        and all(isinstance(one, str) for one in found.told.values())
+        and isinstance(found.git_asked, float)
+        and isinstance(found.git_error, str)
+    )
+    return found if sound else Checks()
+
+
+def write(folder: str, checks: Checks) -> None:
+    """Remember it, if it can be written."""
+    try:
+        write_private(os.path.join(folder, _FILE), json.dumps(asdict(checks)))
+    except RbuildError:
+        return
