@@ -12,10 +12,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from rbuild import __version__, configfile
 from rbuild.compose.project import Project, has_compose_file, locate
@@ -30,6 +31,7 @@ from rbuild.settings import (
     defaults_from_environment,
     duration,
     from_environment,
+    switch,
 )
 from rbuild.state.record import Store, default_root
 
@@ -76,6 +78,28 @@ class Period(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
+class Level(click.ParamType):  # type: ignore[type-arg]
+    """A click type for how much is said: a number, or a yes or no from the environment."""
+
+    name = "level"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; 1 for a yes."""
+        text = str(value).strip()
+        try:
+            return int(text) if text.isdecimal() else int(switch(text))
+        except BadValue as error:
+            self.fail(str(error), param, ctx)
+
+
+class Command(click.Command):
+    """A plain command; its usage errors name the environment variable that is to blame."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. Raises click.UsageError."""
+        return _parse(self, ctx, args)
+
+
 class Main(click.Group):
     """`rbuild [PROJECT]...`, with a few commands beside it.
 
@@ -88,11 +112,11 @@ class Main(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as a plain command: a group would take every word for a command."""
         if args and args[0] in self.commands:
-            click.Command.parse_args(self, ctx, [])
+            _parse(self, ctx, [])
             # Where completion looks for a command.
             ctx.args = args
             return args
-        return click.Command.parse_args(self, ctx, args)
+        return _parse(self, ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that the first word names, or update projects."""
@@ -110,6 +134,16 @@ class Main(click.Group):
         formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] [PROJECT]...")
 
 
+def _parse(command: click.Command, ctx: click.Context, args: list[str]) -> list[str]:
+    try:
+        return click.Command.parse_args(command, ctx, args)
+    except click.BadParameter as error:
+        source = ctx.get_parameter_source(error.param.name or "") if error.param else None
+        if error.param and source is ParameterSource.ENVIRONMENT:
+            error.param_hint = f"{error.param.envvar} in the environment"
+        raise
+
+
 def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """What a PROJECT may be completed to: a path, or a command in its place."""
     from click.shell_completion import CompletionItem
@@ -121,28 +155,32 @@ def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[C
     return [*map(CompletionItem, names), CompletionItem(incomplete, type="file")]
 
 
-def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that every command takes."""
-    for decorate in reversed(
-        (
-            click.option("--json", "as_json", is_flag=True, envvar="RBUILD_JSON",
-                         help="Print one JSON document.  [default: off]"),
-            click.option("-v", "--verbose", count=True, envvar="RBUILD_VERBOSE",
-                         help="Say more: why, until when, each step.  [default: off]"),
-            click.option("--config", envvar="RBUILD_CONFIG", metavar="FILE",
-                         type=click.Path(dir_okay=False),
-                         help="Configuration file.  [default: ~/.config/rbuild/rbuild.yml, "
-                         "else /etc/rbuild/rbuild.yml]"),
-            click.option("--state-dir", envvar="RBUILD_STATE_DIR", metavar="FOLDER",
-                         type=click.Path(file_okay=False),
-                         help="Where records and logs are kept.  [default: /var/lib/rbuild for "
-                         "root, else ~/.local/state/rbuild]"),
-            click.argument("projects", nargs=-1, metavar="[PROJECT]...", type=click.Path(),
-                           shell_complete=_complete),
-        )
-    ):  # fmt: skip
-        command = decorate(command)
-    return command
+def _shared(more: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options that every command takes; `more` is what it says with --verbose."""
+    decorators = (
+        click.option("--json", "as_json", is_flag=True, envvar="RBUILD_JSON",
+                     help="Print one JSON document.  [default: off]"),
+        click.option("-v", "--verbose", count=True, type=Level(), envvar="RBUILD_VERBOSE",
+                     help=f"Say more: {more}.  [default: off]"),
+        click.option("--config", envvar="RBUILD_CONFIG", metavar="FILE",
+                     type=click.Path(dir_okay=False),
+                     help="Configuration file.  [default: ~/.config/rbuild/rbuild.yml, "
+                     "else /etc/rbuild/rbuild.yml]"),
+        click.option("--state-dir", envvar="RBUILD_STATE_DIR", metavar="FOLDER",
+                     type=click.Path(file_okay=False),
+                     help="Where records and logs are kept.  [default: /var/lib/rbuild for "
+                     "root, else ~/.local/state/rbuild]"),
+        # Whether one can be read is told of each by itself.
+        click.argument("projects", nargs=-1, metavar="[PROJECT]...",
+                       type=click.Path(readable=False), shell_complete=_complete),
+    )  # fmt: skip
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for each in reversed(decorators):
+            command = each(command)
+        return command
+
+    return decorate
 
 
 def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -222,9 +260,9 @@ def _lock_wait(command: Callable[..., Any]) -> Callable[..., Any]:
     "--quiet",
     is_flag=True,
     envvar="RBUILD_QUIET",
-    help="Say nothing but what failed.  [default: off]",
+    help="Say nothing but failures and warnings.  [default: off]",
 )
-@_shared
+@_shared("why, until when, each step")
 @click.version_option(__version__, "--version", prog_name="rbuild")
 @click.pass_context
 def main(_: click.Context, /, **given: Any) -> None:
@@ -237,11 +275,12 @@ def main(_: click.Context, /, **given: Any) -> None:
     Without a PROJECT: the one in the current folder, else those of the configuration file.
     """  # fmt: skip
     with _Errors():
+        _refuse_misplaced(given["projects"])
         sys.exit(_update(given))
 
 
-@main.command(context_settings=_CONTEXT)
-@_shared
+@main.command(cls=Command, context_settings=_CONTEXT)
+@_shared("each setting, and where it came from")
 def status(**given: Any) -> None:
     """Tell what runs, how old it is, and what is due when."""
     with _Errors():
@@ -257,7 +296,7 @@ def status(**given: Any) -> None:
         sys.exit(1 if any(one.failure or one.problem for one in found) else 0)
 
 
-@main.command(context_settings=_CONTEXT)
+@main.command(cls=Command, context_settings=_CONTEXT)
 @click.option(
     "--to",
     metavar="GENERATION",
@@ -265,7 +304,7 @@ def status(**given: Any) -> None:
     help="The kept generation to go back to.  [default: the newest]",
 )
 @_lock_wait
-@_shared
+@_shared("each step")
 def rollback(**given: Any) -> None:
     """Bring a PROJECT back to what ran before its last update.
 
@@ -297,6 +336,30 @@ def rollback(**given: Any) -> None:
                 in_order=False,
             )  # fmt: skip
         sys.exit(report.close())
+
+
+def _refuse_misplaced(projects: Sequence[str]) -> None:
+    """Raise UsageError for a command that was mistyped, or stands behind an option.
+
+    Else the projects behind it would be updated by who wants them rolled back.
+    """
+    word = projects[0] if projects else ""
+    if not word or os.path.lexists(os.path.expanduser(word)):
+        return
+    if word in main.commands:
+        raise UsageError(
+            f"{word} is a command and comes first: rbuild {word} [OPTIONS] [PROJECT]...",
+            hint=f"a project of that name is ./{word}",
+        )
+    if not word.isalpha():
+        return
+    import difflib
+
+    near = difflib.get_close_matches(word, main.commands, n=1, cutoff=0.7)
+    if near:
+        raise UsageError(
+            f"{word}: no such file, folder or command", hint=f"did you mean rbuild {near[0]}?"
+        )
 
 
 class _Errors:
@@ -452,8 +515,8 @@ class _Report:
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._outcomes: list[Outcome] = []
         self._json: bool = given["as_json"]
-        self._verbose: int = given["verbose"]
         self._quiet: bool = given["quiet"]
+        self._verbose: int = 0 if self._quiet else given["verbose"]
         self._terminal = sys.stderr.isatty()
         self._color = None if self._terminal and not os.environ.get("NO_COLOR") else False
         self._live = self._terminal and not self._quiet
@@ -474,7 +537,7 @@ class _Report:
 
     def tell(self, name: str, text: str, step: bool) -> None:
         """A project makes progress: a step begins, or its command has written a line."""
-        if step and self._verbose and not self._quiet:
+        if step and self._verbose:
             self._clear()
             prefix = "<6>" if self._journal else ""
             click.echo(f"{prefix}{name}: {text}", err=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rbuild.errors import RbuildError, UsageError
-from rbuild.settings import Given, as_json, from_json
+from rbuild.settings import FILE_KEYS, Given, as_json, from_json
 
 _KEYS = ("projects", "defaults")
 _CACHE = "config-cache.json"
@@ -111,16 +111,24 @@ def _parse(path: str) -> ConfigFile:
         raise UsageError(f"{path}:1: expected a mapping with {' and '.join(_KEYS)}")
     for key in data:
         if key not in _KEYS:
-            raise unknown_key(key, f"{path}:{document.line(key)}", _KEYS, UsageError)
+            place = f"{path}:{document.line(key)}"
+            if key == "x-rbuild" or key in FILE_KEYS:
+                raise UsageError(
+                    f"{place}: unknown key {key!r}", hint="settings stand under `defaults:` here"
+                )
+            raise unknown_key(key, place, _KEYS, UsageError)
     projects = data.get("projects") or []
     if not isinstance(projects, list) or not all(isinstance(one, str) for one in projects):
         raise UsageError(f"{path}:{document.line('projects')}: projects: expected a list of paths")
     defaults = data.get("defaults")
     lines = key_lines(defaults, partial(document.line, "defaults"))
+    place = path
+    if not isinstance(defaults, dict):
+        place = f"{path}:{document.line('defaults')}: defaults"
     return ConfigFile(
         path,
         tuple(_absolute(one, path) for one in projects if isinstance(one, str)),
-        from_mapping(defaults, path, lines, UsageError),
+        from_mapping(defaults, place, lines, UsageError),
     )
 
 

@@ -5,6 +5,7 @@ Read strictly: what is wrong is an error that names file, line and key.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 from rbuild.errors import RbuildError
 from rbuild.settings import (
     BY_NAME,
+    CHECKS,
     FILE_KEYS,
     GIT_KEYS,
     HOOKS,
@@ -37,7 +39,7 @@ def from_mapping(
     if mapping is None:
         return {}
     if not isinstance(mapping, dict):
-        raise error(f"{where}: expected a mapping of settings, not {mapping!r}")
+        raise error(f"{where}: expected a mapping of settings, not {as_yaml(mapping)}")
     found = {}
     for key, value in mapping.items():
         place = f"{where}:{lines[key]}" if key in lines else where
@@ -60,10 +62,24 @@ def _value(key: str, value: Any) -> Any:
     if key in LISTS:
         return _images(value)
     if key == "check" and isinstance(value, list):
-        value = ",".join(map(str, value)) or "none"
-    # YAML has made numbers and booleans of what a flag takes as text.
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+        for one in value:
+            if not isinstance(one, str):
+                raise BadValue(f"{as_yaml(one)} is no check: give some of {', '.join(CHECKS)}")
+        value = ",".join(value) or "none"
+    text = as_flag(value)
     return switch(text) if key in SWITCHES else BY_NAME[key].parse(text)
+
+
+def as_flag(value: Any) -> str:
+    """What a flag takes as text, of which YAML has made a number or a boolean.
+
+    Raises BadValue for what is neither.
+    """
+    if value is None:
+        raise BadValue("no value is given")
+    if not isinstance(value, str | int | float):
+        raise BadValue(f"expected one value, not {as_yaml(value)}")
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _images(value: Any) -> tuple[str, ...]:
@@ -73,7 +89,7 @@ def _images(value: Any) -> tuple[str, ...]:
         raise BadValue("expected a list of images")
     for one in entries:
         if not isinstance(one, str) or not re.fullmatch(r"[\w.:/@\[\]-]+", one):
-            raise BadValue(f"{_as_yaml(one)} is no image's name")
+            raise BadValue(f"{as_yaml(one)} is no image's name")
     return tuple(dict.fromkeys(entries))
 
 
@@ -106,8 +122,11 @@ def _mapping(
     if data is None:
         return {}
     if not isinstance(data, dict):
+        what = "a mapping of hooks" if kind == "hooks" else "a mapping"
+        # A login may hold a password.
+        value = "" if kind == "registry-auth" else f", not {as_yaml(data)}"
         raise error(
-            f"{place}: {kind}: expected a mapping{' of hooks' * (kind == 'hooks')}, not {data!r}",
+            f"{place}: {kind}: expected {what}{value}",
             hint=f"the hooks are {takes}" if kind == "hooks" else f"it takes {takes}",
         )
     found = {}
@@ -131,7 +150,7 @@ def _mapping(
 
 def _git(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value or value.startswith("-") or not value.isprintable():
-        raise BadValue(f"{_as_yaml(value)} is no name")
+        raise BadValue(f"{as_yaml(value)} is no name")
     if name == "pull" and value != "ff-only":
         raise BadValue(f"{value!r}: only ff-only is known: a checkout is fast-forwarded, or left")
     return value
@@ -142,11 +161,18 @@ def _login(registry: Any, value: Any, folder: str) -> tuple[str, str]:
     if not isinstance(registry, str) or not re.fullmatch(r"[\w.-]+(:[0-9]+)?|\[[\w:]+\](:[0-9]+)?",
                                                          registry):  # fmt: skip
         raise BadValue(f"{registry!r} is no registry: give its host, with its port if it has one")
-    if not isinstance(value, dict) or set(value) != set(LOGIN_KEYS):
-        raise BadValue(f"expected {' and '.join(LOGIN_KEYS)}, and nothing else")
+    if not isinstance(value, dict):
+        # Without the value, which may be a password.
+        raise BadValue(f"expected a mapping of {' and '.join(LOGIN_KEYS)}")
+    for key in value:
+        if key not in LOGIN_KEYS:
+            why = ": a password stands in a file of its own" if key == "password" else ""
+            raise BadValue(f"unknown key {key!r}: it takes {' and '.join(LOGIN_KEYS)}{why}")
     for key in LOGIN_KEYS:
+        if key not in value:
+            raise BadValue(f"{key} is missing")
         if not isinstance(value[key], str) or not value[key].strip():
-            raise BadValue(f"{key}: {_as_yaml(value[key])} is no text")
+            raise BadValue(f"{key}: {as_yaml(value[key])} is no text")
     if registry != registry.lower() or registry == "index.docker.io":
         right = "docker.io" if registry == "index.docker.io" else registry.lower()
         raise BadValue(f"images of it are known as {right}/…: name it so")
@@ -167,7 +193,7 @@ def command(value: Any) -> tuple[str, ...]:
         for number, word in enumerate(argv, 1):
             if not isinstance(word, str):
                 raise BadValue(
-                    f"item {number} of the command is {_as_yaml(word)}, not text: put it in "
+                    f"item {number} of the command is {as_yaml(word)}, not text: put it in "
                     "quotes (YAML may have changed what you wrote, as it does 0755)"
                 )
         empty = not argv or not argv[0].strip()
@@ -175,7 +201,7 @@ def command(value: Any) -> tuple[str, ...]:
         raise BadValue(
             "no command is given"
             if value is None
-            else f"{_as_yaml(value)} is no command: give a text for the shell, or a list of texts"
+            else f"{as_yaml(value)} is no command: give a text for the shell, or a list of texts"
         )
     if empty:
         raise BadValue("the command is empty")
@@ -184,9 +210,13 @@ def command(value: Any) -> tuple[str, ...]:
     return tuple(argv)
 
 
-def _as_yaml(value: Any) -> str:
+def as_yaml(value: Any) -> str:
+    """A value as a YAML file may have it, for a message."""
     if value is None:
         return "nothing"
+    if isinstance(value, dict | list):
+        text = json.dumps(value, default=str, ensure_ascii=False)
+        return text if len(text) < 60 else text[:56] + " …"
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 

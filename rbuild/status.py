@@ -20,7 +20,7 @@ from rbuild.errors import RbuildError
 from rbuild.process import Stop
 from rbuild.report import short_digests, waiting
 from rbuild.settings import Settings, from_json
-from rbuild.state import record
+from rbuild.state import generation, record
 from rbuild.state.failure import LEFT, next_try
 from rbuild.state.record import Record, stamp
 
@@ -35,6 +35,8 @@ class Standing:
     settings: Settings | None = None
     reasons: tuple[Reason, ...] = ()
     due: float = 0.0
+    generations: tuple[str, ...] = ()
+    """What is kept of what ran before, newest first."""
     containers: list[Container] = field(default_factory=list)
     failure: dict[str, Any] | None = None
     moves: Moves = field(default_factory=Moves)
@@ -83,8 +85,12 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
             text += _failure_lines(one.failure, now)
         text += [f"  waits     {moves.waiting_line(each, now)}" for each in one.moves.waits]
         text += [f"  unknown   {line}" for line in moves.told(one.moves.unchecked)]
+        if one.generations:
+            text.append(f"  kept      {', '.join(one.generations)}")
         if one.problem:
+            rest = (*one.problem.detail.splitlines(), one.problem.hint)
             text.append(f"  unknown   {one.problem.message}")
+            text += [f"            {line}" for line in rest if line]
         text += _service_lines(one, now)
         if verbose and one.settings:
             text += [
@@ -120,6 +126,7 @@ def _project(one: Standing) -> dict[str, Any]:
             for each in _own(one)
         ],
         "bases": known.bases if known else [],
+        "generations": list(one.generations),
         "failure": {key: one.failure[key] or None for key in ("when", "message", "log", "next")}
         if one.failure
         else None,
@@ -182,6 +189,7 @@ def _stand(project: Project, run: Run) -> Standing:
             ),
             due=decision.due,
             failure=known.failed or known.held,
+            generations=tuple(generation.stamps(folder)),
             moves=found,
         )
     require_compose_file(project, run.environ)

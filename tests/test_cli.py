@@ -335,6 +335,59 @@ def test_a_project_that_is_called_like_a_command(asked: Crew, tmp_path: Path) ->
     assert asked.projects == [path]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-v", "rollback", "p"), "rollback is a command and comes first: rbuild rollback ["),
+        (("-n", "status"), "status is a command and comes first"),
+        (("rolback", "p"), "rolback: no such file, folder or command\n  did you mean rbuild roll"),
+        (("stauts",), "did you mean rbuild status?"),
+    ],
+)
+def test_a_command_that_is_mistyped_or_misplaced_updates_nothing(
+    asked: Crew, tmp_path: Path, arguments: Sequence[str], message: str
+) -> None:
+    project(tmp_path / "p")
+    result = rbuild(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert asked.projects == []
+
+
+@pytest.mark.parametrize("word", ["states", "status.yml", "a/status"])
+def test_a_project_that_is_missing_is_no_command(asked: Crew, tmp_path: Path, word: str) -> None:
+    project(tmp_path / "p")
+    (tmp_path / "states").mkdir()
+    rbuild(word, "p")
+    assert str(tmp_path / "p") in asked.projects
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("RBUILD_JOBS", "x", "RBUILD_JOBS in the environment: 'x' is not a valid"),
+        ("RBUILD_LOCK_WAIT", "x", "RBUILD_LOCK_WAIT in the environment: 'x' is no duration"),
+        ("RBUILD_VERBOSE", "x", "RBUILD_VERBOSE in the environment: 'x' is neither"),
+    ],
+)
+def test_a_wrong_variable_is_named(asked: Crew, variable: str, value: str, message: str) -> None:
+    for command in ((), ("rollback",)):
+        result = rbuild(*command, ".", **{variable: value})
+        assert result.exit_code == 2
+        assert message in result.stderr
+    assert "Invalid value for '--jobs'" in rbuild("--jobs", "x", RBUILD_JOBS="2").stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "verbose"), [("1", True), ("yes", True), ("0", False), ("off", False), ("", False)]
+)
+def test_a_variable_says_more(asked: Crew, tmp_path: Path, value: str, verbose: bool) -> None:
+    path = project(tmp_path / "p")
+    assert ("note: a note" in rbuild(path, RBUILD_VERBOSE=value).stdout) is verbose
+    assert rbuild("-v", path, RBUILD_VERBOSE=value).stdout.count("note: a note") == 1
+    assert rbuild("-v", "-q", path, RBUILD_VERBOSE=value).stdout == ""
+
+
 def test_a_project_that_is_called_like_an_option(asked: Crew, tmp_path: Path) -> None:
     path = project(tmp_path, "-n")
     rbuild("--", "-n")

@@ -180,8 +180,11 @@ def test_a_manual_service() -> None:
     [
         ({"updat": "manual"}, "c.yml:7: unknown key 'updat'", "did you mean update?"),
         ({"update": "never"}, "c.yml:8: update: 'never' is neither auto nor manual", ""),
-        ({"update": None}, "c.yml:8: update: None is neither auto nor manual", ""),
-        ({"one-shot": "yes"}, "/p: services.web.x-rbuild: one-shot: 'yes' is neither true", ""),
+        ({"update": None}, "c.yml:8: update: nothing is neither auto nor manual", ""),
+        ({"update": ["a"]}, 'c.yml:8: update: ["a"] is neither auto nor manual', ""),
+        ({"rollback": False}, "/p: services.web.x-rbuild: rollback: false is neither auto", ""),
+        ({"one-shot": "so"}, "/p: services.web.x-rbuild: one-shot: 'so' is neither true", ""),
+        ({"one-shot": {}}, "/p: services.web.x-rbuild: one-shot: expected one value, not {}", ""),
         ({"build-period": 5}, "/p: services.web.x-rbuild: build-period is a setting of", "move it"),
         ({"hooks": {}}, "/p: services.web.x-rbuild: hooks is a setting of", "move it"),
         ({"jobs": 5}, "/p: services.web.x-rbuild: jobs belongs to a run", ""),

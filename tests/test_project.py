@@ -99,6 +99,17 @@ def test_what_is_not_there(tmp_path: Path, argument: str, message: str) -> None:
     assert caught.value.hint
 
 
+def test_a_folder_that_cannot_be_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stat(path: str, **_: object) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(ProjectError) as caught:
+        locate("/hidden/site", "/")
+    assert caught.value.message == "/hidden/site: permission denied"
+    assert "every folder above" in caught.value.hint
+
+
 @given(st.text(max_size=40))
 def test_any_argument_is_a_project_or_a_clear_error(argument: str) -> None:
     try:

@@ -17,13 +17,13 @@ from rbuild.decisions.moves import Sighting
 from rbuild.docker.engine import Container
 from rbuild.errors import EngineError
 from rbuild.registries import sightings
-from rbuild.state import failure
+from rbuild.state import failure, generation
 from rbuild.state.record import Record, Store, stamp, write
 
 HOUR = 3600
 DAY = 86400
-KEYS = ["name", "path", "built", "due", "reasons", "services", "bases", "failure", "waits",
-        "unchecked", "problem", "settings"]  # fmt: skip
+KEYS = ["name", "path", "built", "due", "reasons", "services", "bases", "generations",
+        "failure", "waits", "unchecked", "problem", "settings"]  # fmt: skip
 
 
 class Engine:
@@ -177,10 +177,10 @@ def test_what_a_person_left_has_no_next_try(site: Site) -> None:
 
 
 def test_an_engine_that_does_not_answer(site: Site, engine: Engine) -> None:
-    engine.error = EngineError("no answer")
+    engine.error = EngineError("no answer", detail="it has", hint="start it")
     code, text = said(site)
     assert code == 1
-    assert "  unknown   no answer" in text
+    assert "  unknown   no answer\n            it has\n            start it\n" in text
     assert document(site)["problem"] == "no answer"
 
 
@@ -192,6 +192,14 @@ def test_a_project_that_was_never_updated(site: Site, tmp_path: Path) -> None:
     assert code == 0
     assert "  updated   never by rbuild\n" in text
     assert "due       now (new: no record of an earlier update)" in text
+
+
+def test_kept_generations_are_told(site: Site) -> None:
+    stamps = ["20261102T030000Z", "20261101T030000Z"]
+    for one in stamps:
+        generation.write(site.state, generation.Generation(one, {}, {}), None)
+    assert f"  kept      {', '.join(stamps)}\n" in said(site)[1]
+    assert document(site)["generations"] == stamps
 
 
 def test_a_run_that_was_cut_off_is_told(site: Site) -> None:

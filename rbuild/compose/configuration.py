@@ -9,8 +9,8 @@ from typing import Any
 
 from rbuild.docker.engine import Healthcheck, Port
 from rbuild.errors import ProjectError
-from rbuild.settings import FILE_KEYS
-from rbuild.settingsfile import unknown_key
+from rbuild.settings import FILE_KEYS, BadValue, switch
+from rbuild.settingsfile import as_flag, as_yaml, unknown_key
 
 _PART = re.compile(r"([0-9.]+)(h|ms|us|µs|ns|m|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
@@ -212,7 +212,9 @@ def _own_settings(data: Any, place: _Place) -> Mapping[str, Any]:
         return {}
     if not isinstance(data, dict):
         keys = ", ".join(SERVICE_KEYS)
-        raise ProjectError(f"{place.of()}: x-rbuild: expected a mapping with {keys}, not {data!r}")
+        raise ProjectError(
+            f"{place.of()}: x-rbuild: expected a mapping with {keys}, not {as_yaml(data)}"
+        )
     for key, value in data.items():
         if key in FILE_KEYS and key not in SERVICE_KEYS:
             raise ProjectError(
@@ -222,12 +224,19 @@ def _own_settings(data: Any, place: _Place) -> Mapping[str, Any]:
         if key not in SERVICE_KEYS:
             raise unknown_key(key, place.of(key), SERVICE_KEYS, ProjectError)
         if key == "update" and value not in ("auto", "manual"):
-            raise ProjectError(f"{place.of(key)}: update: {value!r} is neither auto nor manual")
+            raise ProjectError(
+                f"{place.of(key)}: update: {as_yaml(value)} is neither auto nor manual"
+            )
         if key == "rollback" and value not in ("auto", "never"):
-            raise ProjectError(f"{place.of(key)}: rollback: {value!r} is neither auto nor never")
-        if key == "one-shot" and not isinstance(value, bool):
-            raise ProjectError(f"{place.of(key)}: one-shot: {value!r} is neither true nor false")
-    return data
+            raise ProjectError(
+                f"{place.of(key)}: rollback: {as_yaml(value)} is neither auto nor never"
+            )
+    if "one-shot" not in data:
+        return data
+    try:
+        return {**data, "one-shot": switch(as_flag(data["one-shot"]))}
+    except BadValue as bad:
+        raise ProjectError(f"{place.of('one-shot')}: one-shot: {bad}") from None
 
 
 def _depends_on(service: Mapping[str, Any]) -> dict[str, str]:

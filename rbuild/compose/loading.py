@@ -188,7 +188,8 @@ def _own_settings(data: Any, documents: Sequence[yamlfile.Document]) -> dict[str
     for document in documents:
         here = document.data.get("x-rbuild") if isinstance(document.data, dict) else None
         if here is not None and not isinstance(here, dict):
-            from_mapping(here, f"{document.path}:{document.line('x-rbuild')}", {}, ProjectError)
+            place = f"{document.path}:{document.line('x-rbuild')}: x-rbuild"
+            from_mapping(here, place, {}, ProjectError)
         elif here and isinstance(data, dict):
             lines = key_lines(here, partial(document.line, "x-rbuild"))
             result.update(from_mapping(_part(data, here), document.path, lines, ProjectError))

@@ -111,6 +111,15 @@ def _absolute(path: str, cwd: str) -> str:
 
 def _missing(argument: str, part: str) -> ProjectError:
     where = f"{argument}: {part}" if part not in (argument, "") and ":" in argument else argument
+    try:
+        os.stat(part)
+    except PermissionError:
+        return ProjectError(
+            f"{where}: permission denied",
+            hint="every folder above it must be open to the user that rbuild runs as",
+        )
+    except (OSError, ValueError):
+        pass
     kind = "is a folder, not a compose file" if os.path.isdir(part) else "no such file or folder"
     hint = "check the path" if not os.path.isdir(part) else "join files with ':', not folders"
     if os.path.islink(part):
