@@ -12,7 +12,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -366,15 +368,25 @@ class _Errors:
     """The one place that turns an error of a whole run into a message and an exit code."""
 
     def __enter__(self) -> None:
-        return None
+        for stream in (sys.stdout, sys.stderr):
+            # An arrow is no reason to fail in a locale that has none.
+            if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+                stream.reconfigure(errors="backslashreplace")
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, RbuildError):
             _fail(error)
         if isinstance(error, BrokenPipeError):
-            # Whoever read our output has gone; Python must not complain of it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _silence()
             sys.exit(1)
+
+
+def _silence() -> None:
+    """Whoever read our output has gone; Python must not complain of it at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        # Not those of a test.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _fail(error: RbuildError) -> NoReturn:
@@ -510,7 +522,11 @@ def _look_closer(
 
 
 class _Report:
-    """Tells outcomes as they come, on stdout and stderr."""
+    """Tells outcomes as they come, on stdout and stderr.
+
+    Where nobody can be told (the terminal has gone, the disk is full), the work goes on, and the
+    exit code says so if it would say nothing else.
+    """
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self._outcomes: list[Outcome] = []
@@ -522,10 +538,15 @@ class _Report:
         self._live = self._terminal and not self._quiet
         self._journal = _is_journal()
         self._steps: dict[str, str] = {}
+        self._unsaid: OSError | None = None
 
     def add(self, one: Outcome) -> None:
         """A project has come to its end."""
         self._outcomes.append(one)
+        with self._said():
+            self._add(one)
+
+    def _add(self, one: Outcome) -> None:
         self._clear()
         for priority, line in problems(one, self._terminal):
             prefix = f"<{priority}>" if self._journal else ""
@@ -537,6 +558,10 @@ class _Report:
 
     def tell(self, name: str, text: str, step: bool) -> None:
         """A project makes progress: a step begins, or its command has written a line."""
+        with self._said():
+            self._tell(name, text, step)
+
+    def _tell(self, name: str, text: str, step: bool) -> None:
         if step and self._verbose:
             self._clear()
             prefix = "<6>" if self._journal else ""
@@ -553,11 +578,24 @@ class _Report:
 
     def close(self) -> int:
         """All projects have come to their end; the exit code."""
-        self._clear()
         code = exit_code(self._outcomes)
-        if self._json:
-            click.echo(json.dumps(document(self._outcomes, code), indent=2))
-        return code
+        with self._said():
+            self._clear()
+            if self._json:
+                click.echo(json.dumps(document(self._outcomes, code), indent=2))
+        if self._unsaid is None:
+            return code
+        with suppress(OSError):
+            click.echo(f"rbuild: cannot say what came of it: {self._unsaid.strerror}", err=True)
+        _silence()
+        return code or 1
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._unsaid = self._unsaid or error
 
     def _clear(self) -> None:
         if self._live:

@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Protocol
 
 from rbuild.compose.loading import load
@@ -69,7 +70,8 @@ def work(
             return new
 
     def tell(name: str, text: str, step: bool) -> None:
-        with guard:
+        # A terminal that has gone away must not break off an update, let alone its way back.
+        with guard, suppress(OSError, ValueError):
             listener.tell(name, text, step)
 
     def one(project: Project) -> None:

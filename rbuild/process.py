@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -155,6 +156,10 @@ def run(
     stop.watch(child.pid)
     try:
         captured, tail, timed_out = _attend(child, stop, time.monotonic() + timeout, log)
+    except BaseException:
+        # What is wrong with us must not leave it at work on its own.
+        _end(child)
+        raise
     finally:
         stop.forget(child.pid)
         for stream in (child.stdout, child.stderr):
@@ -212,6 +217,14 @@ def _attend(
         tail.append(partial)
     text = "\n".join(line.decode(errors="replace").rstrip("\r") for line in tail)
     return bytes(captured), text, bool(asked_at)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    signal_group(child.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(timeout=GRACE)
+    signal_group(child.pid, signal.SIGKILL)
+    child.wait()
 
 
 def _reap(child: subprocess.Popen[bytes], stop: Stop, deadline: float, asked_at: float) -> float:

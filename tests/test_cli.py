@@ -15,9 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rbuild import __version__, byhand, crew, refresh, removal
-from rbuild.cli import main
+from rbuild.cli import _Report, main
 from rbuild.decisions.glance import Run
 from rbuild.decisions.staleness import Reason
+from rbuild.errors import Deferred, ProjectError
 from rbuild.report import Outcome
 from rbuild.settings import OPTIONS
 
@@ -518,6 +519,55 @@ def test_a_reader_that_has_gone(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def report_on_a_terminal(monkeypatch: pytest.MonkeyPatch, **given: Any) -> tuple[_Report, int]:
+    """A report whose stderr is a terminal, and that terminal's other end."""
+    master, slave = os.openpty()
+    stream = os.fdopen(slave, "w", buffering=1)
+    monkeypatch.setattr(sys, "stderr", stream)
+    return _Report({"as_json": False, "verbose": 0, "quiet": False, **given}), master
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+@pytest.mark.parametrize(("outcome", "code"), [("updated", 1), ("deferred", 75)])
+def test_a_terminal_that_has_gone(
+    monkeypatch: pytest.MonkeyPatch, outcome: str, code: int, verbose: int
+) -> None:
+    report, master = report_on_a_terminal(monkeypatch, verbose=verbose)
+    report.tell("site", "build web", True)
+    os.close(master)
+    report.tell("site", "bring up web", True)
+    report.tell("site", "a line", False)
+    error = ProjectError("no") if outcome == "updated" else Deferred("later")
+    report.add(Outcome("site", "/srv/site", outcome, error=error))
+    assert report.close() == code
+    monkeypatch.undo()
+
+
+def test_an_outcome_that_nobody_hears_of_is_no_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        report = _Report({"as_json": True, "verbose": 0, "quiet": False})
+        report.add(Outcome("site", "/srv/site", "updated"))
+        assert report.close() == 1
+
+
+def test_a_full_disk_under_the_output_is_said(tmp_path: Path) -> None:
+    script = f"{sys.executable} -m rbuild --json nope >/dev/full"
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "cannot say what came of it: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_locale_without_arrows(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "iso8859-1"}
+    done = real(os.fsencode(tmp_path / "\u2192"), env=env)
+    assert (done.returncode, b"Traceback" in done.stderr) == (1, False)
+    assert b"\\u2192: no such file" in done.stderr
 
 
 def test_a_state_folder_that_is_a_file(tmp_path: Path) -> None:

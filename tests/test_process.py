@@ -101,6 +101,16 @@ def test_a_log_that_cannot_be_written_fails_no_command(tmp_path: Path, place: st
     assert (found.code, found.tail.splitlines()[-1]) == (0, "done")
 
 
+def test_a_watcher_that_fails_leaves_no_command_behind(tmp_path: Path) -> None:
+    def watch(line: str) -> None:
+        raise ValueError(line)
+
+    pid = tmp_path / "pid"
+    with pytest.raises(ValueError, match="hello"):
+        sh(f"echo $$ > {pid}; echo hello; exec sleep 1000", log=Log("", watch))
+    assert not Path("/proc", pid.read_text().strip()).exists()
+
+
 def test_a_command_that_is_not_there() -> None:
     with pytest.raises(EngineError, match="no-such-command: No such file"):
         run(["/no-such-command"], stop=Stop(), timeout=5)

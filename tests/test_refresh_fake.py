@@ -1085,6 +1085,34 @@ def test_an_error_in_rbuild_itself(
     later_on(updated, "")
 
 
+class Gone(Listener):
+    """Whose terminal has gone."""
+
+    def tell(self, name: str, text: str, step: bool) -> None:
+        raise OSError(5, "Input/output error")
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("at", ["", "build", "up: create", "up: start"])
+def test_a_terminal_that_goes_away_breaks_nothing_off(
+    updated: Site, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    stop = Stop()
+
+    def strike(call: int, name: str) -> None:
+        if name == at:
+            stop.request(signal.SIGHUP)
+
+    monkeypatch.setattr(crew, "connect", lambda stop, _, __: Fake(updated.world, strike, stop))
+    listener = Gone()
+    run = updated.prepare(forced=True)
+    crew.work([updated.project], run, listener, jobs=1, stop=stop)
+    (one,) = listener.outcomes
+    assert (one.outcome, one.exit_code) == (("failed", 129) if at else ("updated", 0))
+    assert not (updated.known().underway or {}).get("touched")
+    later_on(updated, "")
+
+
 @pytest.mark.usefixtures("signals")
 def test_an_error_whose_details_cannot_be_kept(
     updated: Site, monkeypatch: pytest.MonkeyPatch
