@@ -22,7 +22,7 @@ from rbuild.state.generation import AS_BUILT, RUNNING, Generation
 from rbuild.state.record import Record, stamp
 from rbuild.updates import checkout, keeping, underway
 from rbuild.updates.plan import leave_alone
-from rbuild.updates.scene import Means, Scene
+from rbuild.updates.scene import Means, Scene, turn
 
 
 def roll_back(project: Project, run: Run, means: Means, *, to: str = "") -> Outcome | None:
@@ -41,13 +41,14 @@ def roll_back(project: Project, run: Run, means: Means, *, to: str = "") -> Outc
             outcome.name, outcome.notes = loaded.configuration.name, loaded.notes
             if not means.claim(loaded.folder):
                 return None
+            now = turn(run)
             scene = Scene(
                 project=project, run=run, means=means, outcome=outcome, name=outcome.name,
                 folder=loaded.folder, known=loaded.record,
                 settings=run.settings(loaded.own_settings),
-                log=Log(logs.path(loaded.folder, run.started),
+                log=Log(logs.path(loaded.folder, now),
                         lambda line: means.tell(outcome.name, line, False)),
-                held=(held,), loaded=loaded,
+                now=now, held=(held,), loaded=loaded,
             )  # fmt: skip
             try:
                 _go(scene, to)
@@ -156,7 +157,7 @@ def _keep(scene: Scene, known: Record, containers: Sequence[Container]) -> Gener
         scene.loaded,
         known,
         containers,
-        generation.name_of(scene.run.started),
+        generation.name_of(scene.now),
         engine=scene.engine,
         names={name: image.id for name, image in images.items()},
         left={},
@@ -175,7 +176,7 @@ def _note(scene: Scene, known: Record, containers: Sequence[Container]) -> dict[
     return {
         "since": stamp(scene.run.started),
         "step": "rollback",
-        "generation": generation.name_of(scene.run.started),
+        "generation": generation.name_of(scene.now),
         "touched": True,
         "going": "back",
         "by_hand": True,

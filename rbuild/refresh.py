@@ -37,7 +37,7 @@ from rbuild.settings import from_json
 from rbuild.state import failure, lock, logs, record
 from rbuild.state.record import Record
 from rbuild.updates import checkout, keeping, planning, resting
-from rbuild.updates.scene import Means, Scene
+from rbuild.updates.scene import Means, Scene, turn
 from rbuild.updates.step import Gate, Require, Up, Watch
 
 
@@ -78,13 +78,14 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
     outcome.name, outcome.notes = loaded.configuration.name, loaded.notes
     if not means.claim(loaded.folder):
         return False
+    now = turn(run)
     scene = Scene(
         project=project, run=run, means=means, outcome=outcome,
         name=outcome.name, folder=loaded.folder,
         known=loaded.record, settings=run.settings(loaded.own_settings),
-        log=Log(logs.path(loaded.folder, run.started),
+        log=Log(logs.path(loaded.folder, now),
                 lambda line: means.tell(outcome.name, line, False)),
-        held=held, loaded=loaded, changed=loaded.changed,
+        now=now, held=held, loaded=loaded, changed=loaded.changed,
     )  # fmt: skip
     if not run.dry_run and os.path.lexists(scene.docker_config):
         # A killed run has left a password there.
@@ -210,7 +211,7 @@ def _decide(scene: Scene, *, looks_into_contexts: bool = True) -> staleness.Deci
         (*checkout.reasons(scene), *scene.more, *scene.moves.reasons),
         build_period=scene.settings.build_period,
         forced=scene.run.forced,
-        now=scene.run.started,
+        now=scene.now,
     )
 
 
@@ -231,7 +232,7 @@ def _respect_failure(scene: Scene, loaded: Loaded, *, stale: bool) -> None:
         bases={name: bases_now[name].id if name in bases_now else "" for name in failed["bases"]},
         digests=scene.moves.digests,
         commit=scene.commit,
-        now=scene.run.started,
+        now=scene.now,
     )
     if waits:
         _put_off(scene, waits)
@@ -297,10 +298,11 @@ def _rescue_unread(
         if view is None or not rescue.is_torn(known) or not means.claim(folder):
             continue
         outcome.name = known.name
+        now = turn(run)
         scene = Scene(
             project=project, run=run, means=means, outcome=outcome, name=known.name,
             folder=folder, known=known, settings=run.settings(from_json(view.get("settings", {}))),
-            log=Log(logs.path(folder, run.started)), held=held,
+            log=Log(logs.path(folder, now)), now=now, held=held,
         )  # fmt: skip
         try:
             scene.info = scene.engine.check()

@@ -1166,3 +1166,42 @@ def test_what_was_only_touched_is_not_blamed(site: Site, tmp_path: Path) -> None
         site.world.config["services"]["db"]["hostname"] = name
         (reason,) = site.run().reasons
         assert reason == ("changed", "the rendered configuration")
+
+
+# A run that is at work for long
+
+
+def worked_late(site: Site, began: float, **more: Any) -> Outcome:
+    """A run that began earlier, and now comes to this project."""
+    run = site.prepare(0, **more)._replace(started=began)
+    site.world.calls = 0
+    outcome = refresh(site.project, run, site.means())
+    assert outcome
+    return outcome
+
+
+def test_what_another_run_has_updated_meanwhile_is_fresh(updated: Site) -> None:
+    updated.clock.sleep(DAY)
+    began = time.time()
+    assert updated.run(after=1800).outcome == "updated"
+    updated.clock.sleep(300)
+    assert worked_late(updated, began).outcome == "fresh"
+
+
+def test_what_has_failed_meanwhile_waits(bad: Site) -> None:
+    bad.clock.sleep(DAY)
+    began = time.time()
+    assert bad.run(after=1800).outcome == "rolled-back"
+    bad.clock.sleep(300)
+    assert worked_late(bad, began).exit_code == 75
+    assert bad.known().failed
+    assert bad.known().failed["tries"] == 1
+
+
+def test_generations_are_in_the_order_in_which_they_were_kept(updated: Site) -> None:
+    updated.flags["keep-images"] = 2
+    began = time.time()
+    first = updated.run(after=1800, forced=True).generation
+    updated.clock.sleep(300)
+    second = worked_late(updated, began, forced=True).generation
+    assert updated.stamps() == [second, first]

@@ -275,7 +275,7 @@ def _put_back(
             if isinstance(step, Keep):
                 more, bared = steps.put_back(step, work.kept, engine)
                 problems += more
-        if note.note["generation"] == generation.name_of(scene.run.started):
+        if note.note["generation"] == generation.name_of(scene.now):
             generation.forget(scene.folder, note.note["generation"])
         # Half of a failed build is left over each time, until the disk is full.
         tracked_ids = [*tracked_before(scene.known), *tracked(work)]

@@ -46,7 +46,7 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
         if run.dry_run:
             ahead = source.ahead(place, stop=stop, timeout=GIT_TIMEOUT, may_move=True)
             if ahead and not run.forced:
-                scene.held_back = failure.holds_back(held, ahead, run.started)
+                scene.held_back = failure.holds_back(held, ahead, scene.now)
             if ahead and not scene.held_back:
                 scene.more.append(Reason("source-moved", f"{scene.commit} → {ahead}"))
             return
@@ -58,7 +58,7 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
             scene.blocked = error
         return
     if move and not run.forced:
-        scene.held_back = failure.holds_back(held, move.new, run.started)
+        scene.held_back = failure.holds_back(held, move.new, scene.now)
     if not move or scene.held_back:
         return
     scene.open_log()

@@ -71,7 +71,7 @@ def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
     }
     strange = {one.service for one in containers} - services.keys()
     past = known.services if known else {}
-    kept = kept_as(interrupted, run.started)
+    kept = kept_as(interrupted, scene.now)
     held, digests = _cool_down(scene, configuration, needs)
     made = plan.make(
         configuration,

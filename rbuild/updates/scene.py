@@ -47,6 +47,11 @@ class Means:
     """What this run has found out about the world; without one, nobody asks."""
 
 
+def turn(run: Run) -> float:
+    """Now, and not before the run began, should the clock have been set back."""
+    return max(run.started, time.time())
+
+
 @dataclass
 class Scene:
     """One project in one run."""
@@ -62,6 +67,8 @@ class Scene:
     known: Record | None
     settings: Settings
     log: Log
+    now: float
+    """When its turn came, in epoch seconds: since the run began, another one may have worked it."""
     held: Sequence[int] = ()
     """Descriptors of its lock."""
     loaded: Loaded | None = None
