@@ -9,7 +9,7 @@ from typing import Any
 
 from rbuild.compose.configuration import parse
 from rbuild.compose.project import Target
-from rbuild.docker.engine import Container, Image, Port
+from rbuild.docker.engine import Container, EngineInfo, Image, Port, Stopping
 from rbuild.errors import EngineError
 from rbuild.process import Log, Stop
 from rbuild.settings import Given, resolve
@@ -50,6 +50,7 @@ class Fake:
     untaggable: str = ""
     used: set[str] = field(default_factory=set)
     told_to_stop: frozenset[str] = frozenset()
+    remembers: bool = True
 
     def used_images(self) -> frozenset[str]:
         return frozenset(self.used)
@@ -99,9 +100,12 @@ class Fake:
     def rename_container(self, container: str, name: str) -> None:
         self.asked.append(("rename", container, name))
 
-    def stopping(self, project: str, since: float) -> frozenset[str]:
+    def trust(self, info: EngineInfo) -> None:
+        self.asked.append(("trust", info))
+
+    def stopping(self, project: str, since: float) -> Stopping:
         self.asked.append(("stopping", since))
-        return self.told_to_stop
+        return Stopping(self.told_to_stop, self.remembers)
 
     def logs(self, container: str, lines: int) -> str:
         return f"first of {container}\nlast of {container}\n"

@@ -1205,3 +1205,35 @@ def test_generations_are_in_the_order_in_which_they_were_kept(updated: Site) -> 
     updated.clock.sleep(300)
     second = worked_late(updated, began, forced=True).generation
     assert updated.stamps() == [second, first]
+
+
+# Containers that are about to end
+
+
+@pytest.mark.parametrize("looks", [0, 1, 1000])
+def test_what_is_stopping_does_not_run_though_the_engine_has_forgotten_why(
+    updated: Site, looks: int
+) -> None:
+    old = updated.world.running()
+    stops = [at for at, name in enumerate(updated.calls(forced=True), 1) if name == "up: stop"]
+    stop = Stop()
+    updated.world.forgets_after = looks
+    outcome = updated.run(asks_to_stop(stop, stops[-1]), stop=stop, forced=True)
+    assert outcome.exit_code == 143
+    updated.world.pass_time()
+    assert {name: len(one) for name, one in updated.world.running().items()} == {
+        name: len(one) for name, one in old.items()
+    }
+    later_on(updated, "")
+
+
+def test_what_is_not_stopping_is_not_waited_for_for_ever(updated: Site) -> None:
+    old = updated.world.running()
+    names = updated.calls(forced=True)
+    stop = Stop()
+    updated.world.forgets_after = 0
+    begun = time.time()
+    outcome = updated.run(asks_to_stop(stop, names.index("up: create") + 1), stop=stop, forced=True)
+    assert outcome.exit_code == 143
+    assert updated.world.running() == old
+    assert time.time() - begun - 1000 < 60

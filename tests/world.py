@@ -25,7 +25,7 @@ from rbuild import byhand
 from rbuild.compose.project import Target, locate
 from rbuild.decisions.glance import Run
 from rbuild.decisions.lookout import Lookout
-from rbuild.docker.engine import Container, EngineInfo, Image
+from rbuild.docker.engine import Container, EngineInfo, Image, Stopping
 from rbuild.docker.reference import familiar, generations
 from rbuild.errors import EngineError, Interrupted, UpError
 from rbuild.process import Stop
@@ -99,6 +99,8 @@ class World:
     """Whether images stay that have lost their last name: as with the older store."""
     told: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Containers that were told to stop: when, and how many looks it still takes."""
+    forgets_after: int = 1000
+    """Looks at what was told to stop, after which other events have pushed that out."""
     made: int = 0
     calls: int = 0
 
@@ -371,7 +373,10 @@ class Fake:
         assert not any(one.name == name for one in self.world.boxes)
         self.world.change(box, name=name, replaces="")
 
-    def stopping(self, project: str, since: float) -> frozenset[str]:
+    def trust(self, info: EngineInfo) -> None:
+        """It is the same engine."""
+
+    def stopping(self, project: str, since: float) -> Stopping:
         self._call("stopping")
         found = frozenset(one for one, (when, _) in self.world.told.items() if when >= since)
         for one in found:
@@ -379,7 +384,10 @@ class Fake:
             self.world.told[one] = (when, looks - 1)
             if not looks:
                 self.world.stopped(one)
-        return found & self.world.told.keys()
+        self.world.forgets_after -= 1
+        if self.world.forgets_after < 0:
+            return Stopping(frozenset(), whole=False)
+        return Stopping(found & self.world.told.keys())
 
     def logs(self, container: str, lines: int) -> str:
         return "the container's log"

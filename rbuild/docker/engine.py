@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rbuild.compose.project import Target
 
@@ -109,11 +109,23 @@ class EngineInfo:
     """The folder on its machine where it keeps what it has; empty if it doesn't tell."""
 
 
+class Stopping(NamedTuple):
+    """Containers that are about to end, as far as the engine remembers."""
+
+    told: frozenset[str]
+    """Their IDs."""
+    whole: bool = True
+    """False where the engine may have forgotten some."""
+
+
 class Engine(Protocol):
     """Docker and Compose. Every method raises EngineError or one of its kinds."""
 
     def check(self) -> EngineInfo:
         """Find the CLI, the Compose plugin and the engine, or say which is missing or too old."""
+
+    def trust(self, info: EngineInfo) -> None:
+        """Take what another adapter's `check` has given, in place of asking again."""
 
     def render(
         self, target: Target, *, service_extensions: bool = False
@@ -180,9 +192,9 @@ class Engine(Protocol):
     def rename_container(self, container: str, name: str) -> None:
         """Give a container another name."""
 
-    def stopping(self, project: str, since: float) -> frozenset[str]:
-        """IDs of containers that were told to stop after `since` (the engine's clock, epoch
-        seconds) and still run: they are about to end."""
+    def stopping(self, project: str, since: float) -> Stopping:
+        """Containers that were told to stop after `since` (the engine's clock, epoch seconds)
+        and still run: they are about to end."""
 
     def logs(self, container: str, lines: int) -> str:
         """The last lines that a container wrote."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
+from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals
 from typing import Any
 
 from rbuild.docker.engine import Container, Healthcheck, Image, Port
@@ -112,3 +114,40 @@ def epoch(text: str) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         return 0.0
+
+
+def signals(events: Iterable[Mapping[str, Any]], project: str) -> dict[str, set[int]]:
+    """The signals that a project's containers were sent since they last started, by ID.
+
+    `events` are as `docker events --format '{{json .}}'` gives them.
+    """
+    found: dict[str, set[int]] = {}
+    for event in events:
+        actor = event.get("Actor") or {}
+        about = actor.get("Attributes") or {}
+        if event.get("Type") != "container" or about.get(f"{LABEL}project") != project:
+            continue
+        if event["Action"] == "kill":
+            found.setdefault(actor["ID"], set()).add(_number(about.get("signal", "")))
+        elif event["Action"] in ("die", "start"):
+            found.pop(actor["ID"], None)
+    return found
+
+
+def ends(data: Mapping[str, Any], sent: Collection[int]) -> bool:
+    """Whether one of the signals that were `sent` to a container means its end.
+
+    Another one means what the service makes of it: HUP, to read its files again.
+    """
+    own = _number((data.get("Config") or {}).get("StopSignal") or "")
+    return not {own, SIGINT, SIGQUIT, SIGTERM, SIGKILL}.isdisjoint(sent)
+
+
+def _number(name: str) -> int:
+    """A signal's number, from a number or a name as images have it (SIGWINCH, RTMIN+3)."""
+    text = name.upper().removeprefix("SIG")
+    if text.isdecimal():
+        return int(text)
+    base, _, more = text.partition("+")
+    known = Signals.__members__.get(f"SIG{base}", SIGTERM)
+    return int(known) + (int(more) if more.isdecimal() else 0)

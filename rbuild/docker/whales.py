@@ -26,7 +26,7 @@ from rbuild import process
 from rbuild.compose import yamlfile
 from rbuild.compose.project import Target
 from rbuild.docker import inspected
-from rbuild.docker.engine import Container, EngineInfo, Image, Port
+from rbuild.docker.engine import Container, EngineInfo, Image, Port, Stopping
 from rbuild.docker.inspected import LABEL, epoch
 from rbuild.errors import (
     BuildError,
@@ -42,6 +42,8 @@ from rbuild.process import Log, Stop
 # `--pull never` and `--no-build` of `up`, `include`, JSON of `config`: all there since 2.20.
 LEAST_COMPOSE = (2, 20, 0)
 QUERY_TIMEOUT = 60.0
+# The engine remembers its last 256 events (moby, daemon/events), and shows one less.
+_REMEMBERED = 250
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "armv6l": "arm/v6"}
 
 
@@ -67,6 +69,10 @@ class Whales:
         """See `engine.Engine.check`."""
         self._check_compose()
         return self._check_engine()
+
+    def trust(self, info: EngineInfo) -> None:
+        """See `engine.Engine.trust`."""
+        self._info = info
 
     def _check_compose(self) -> None:
         version = self._query(["compose", "version", "--short"])
@@ -317,23 +323,18 @@ class Whales:
             raise EngineError(f"container {container}: cannot be renamed {name}",
                               detail=_text(error)) from None  # fmt: skip
 
-    def stopping(self, project: str, since: float) -> frozenset[str]:
+    def stopping(self, project: str, since: float) -> Stopping:
         """See `engine.Engine.stopping`."""
+        # Of all that happens, so that it shows how far back the engine's memory goes.
         argv = ["events", "--since", f"{since:.3f}", "--until", f"{self._now():.3f}"]
-        argv += ["--filter", f"label={LABEL}project={project}", "--format", "{{json .}}"]
-        for event in ("kill", "die", "start"):
-            argv += ["--filter", f"event={event}"]
-        last: dict[str, str] = {}
-        for line in self._answer(argv).splitlines():
-            event = json.loads(line)
-            signum = event["Actor"].get("Attributes", {}).get("signal", "")
-            # A `docker kill --signal HUP` asks a service to read its files again, no more.
-            if event["Action"] != "kill" or signum in ("", "2", "3", "9", "15"):
-                last[event["Actor"]["ID"]] = event["Action"]
-        told = [one for one, action in last.items() if action == "kill"]
-        return frozenset(
-            one["Id"] for one in self._inspect("container", told) if one["State"]["Running"]
+        lines = self._answer([*argv, "--format", "{{json .}}"]).splitlines()
+        signals = inspected.signals(map(json.loads, lines), project)
+        told = (
+            one["Id"]
+            for one in self._inspect("container", list(signals))
+            if one["State"]["Running"] and inspected.ends(one, signals[one["Id"]])
         )
+        return Stopping(frozenset(told), whole=len(lines) < _REMEMBERED)
 
     def logs(self, container: str, lines: int) -> str:
         """See `engine.Engine.logs`."""

@@ -52,7 +52,7 @@ def go(scene: Scene, kept: Generation, note: Underway) -> Way:
     engine = scene.calm_engine()
     source, services = _configuration(scene, kept)
     target = _target(scene, kept, source)
-    _await_stops(engine, scene.name, since, services)
+    _await_stops(engine, scene.name, since, services, _replaced(kept, note))
     before = engine.containers(scene.name)
     warnings = rollback.data_at_risk(kept, before)
     work = steps.Work(
@@ -175,11 +175,43 @@ def _check_images(
     return EngineError(f"{', '.join(wrong)}: not the kept image") if wrong else None
 
 
-def _await_stops(engine: Engine, name: str, since: float, services: Mapping[str, Service]) -> None:
-    """Wait for containers that were told to stop: they look alive, and are about to end."""
-    graces = [one.stop_grace for one in services.values()]
-    deadline = time.monotonic() + max(graces, default=STOP_GRACE) + SPARE
-    while engine.stopping(name, since) and time.monotonic() < deadline:
+def _replaced(kept: Generation, note: Underway) -> frozenset[str]:
+    """IDs of the containers that the update was to replace."""
+    made = note.note.get("services") or kept.services
+    return frozenset(
+        one for name in made if name in kept.services for one in kept.services[name].up
+    )
+
+
+def _await_stops(
+    engine: Engine,
+    name: str,
+    since: float,
+    services: Mapping[str, Service],
+    suspects: Collection[str],
+) -> None:
+    """Wait for containers that were told to stop: they look alive, and are about to end.
+
+    The engine remembers only so many events (healthchecks fill them up): who was seen as told
+    once is waited for, and where the first look may come too late, so are all `suspects`, for as
+    long as one that was told by now may take.
+    """
+    grace = max([one.stop_grace for one in services.values()], default=STOP_GRACE)
+    begun = time.monotonic()
+    told: set[str] = set()
+    awaited: dict[str, float] = {}
+    while True:
+        found = engine.stopping(name, since)
+        here = {one.id: one.started for one in engine.containers(name) if one.state == "running"}
+        told |= found.told
+        for one in told | ({*suspects} if not found.whole else set()):
+            if one in here:
+                awaited.setdefault(one, here[one])
+        # One that was started again since then has ended.
+        pending = {one for one, started in awaited.items() if here.get(one) == started}
+        spare = SPARE if pending & told else POLL
+        if not pending or time.monotonic() - begun > grace + spare:
+            return
         time.sleep(POLL)
 
 

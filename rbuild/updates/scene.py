@@ -147,7 +147,11 @@ class Scene:
 
     def calm_engine(self) -> Engine:
         """An engine that no signal stops: for what must come to its end."""
-        return self.means.connect(Stop(), self.log, self.held)
+        engine = self.means.connect(Stop(), self.log, self.held)
+        if self.info:
+            # How far its clock is off, for one.
+            engine.trust(self.info)
+        return engine
 
     def still_held(self) -> dict[str, Any] | None:
         """The failure of a commit that waits, unless the upstream has gone on."""

@@ -272,12 +272,14 @@ def _up(step: Up, work: Work) -> None:
         work.engine.up(step.target or work.target, list(options), timeout=work.limit)
     except UpError as error:
         work.containers = work.engine.containers(work.name)
+        stopping = work.engine.stopping(work.name, work.since)
         # Compose looks for networks, volumes and the like before it touches a container.
         work.touched = (
             was_touched
             or bool(step.leftovers)
             or _lives(before) != _lives(work.containers)
-            or bool(work.engine.stopping(work.name, work.since))
+            or bool(stopping.told)
+            or not stopping.whole
         )
         troubled = gate.troubled(work.containers, step.services)
         if troubled and {one.service for one in troubled} <= set(step.failing):
