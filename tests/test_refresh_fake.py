@@ -1237,3 +1237,29 @@ def test_what_is_not_stopping_is_not_waited_for_for_ever(updated: Site) -> None:
     assert outcome.exit_code == 143
     assert updated.world.running() == old
     assert time.time() - begun - 1000 < 60
+
+
+# A service that stays on its new image
+
+
+@pytest.mark.parametrize("how", ["error", "signal"])
+def test_what_stays_new_runs_whatever_breaks_off(bad: Site, how: str) -> None:
+    bad.world.breaks = set()
+    bad.world.config["services"]["db"]["x-rbuild"] = {"rollback": "never"}
+    names = bad.calls(forced=True)
+    start = bad.save()
+    for number, name in enumerate(names, 1):
+        if not name.startswith("up:"):
+            continue
+        bad.load(start)
+        stop = Stop()
+        strike = (
+            fail_at(number, EngineError("no port"))
+            if how == "error"
+            else asks_to_stop(stop, number)
+        )
+        outcome = bad.run(strike, stop=stop, forced=True)
+        where = f"call {number}: {name}"
+        # What fails before anything is touched is put back.
+        assert outcome.exit_code in ((1, 3) if how == "error" else (143,)), where
+        assert {key: len(one) for key, one in bad.world.running().items()} == WELL, where

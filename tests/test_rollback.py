@@ -293,6 +293,23 @@ def test_what_stays_new_keeps_container_and_name() -> None:
     assert [one.service for one in awaited(found)] == ["web", "db"]
 
 
+@pytest.mark.parametrize("state", ["created", "exited", "dead"])
+def test_what_stays_new_is_started_where_nobody_has(state: str) -> None:
+    now = [box("web", "web-1", image="old-web"), box("db", "db-2", state)]
+    found = back(WEB_DB, now, stay=["db"])
+    assert found.moving == ()
+    assert [one.services for one in ups(found)] == [("db",)]
+    assert "db" not in names(found)
+    assert [one.count for one in awaited(found)] == [1, 1]
+
+
+def test_what_stays_new_takes_the_old_image_where_there_is_no_new_one() -> None:
+    images = {name: one for name, one in here("web", "db").items() if name != "db"}
+    found = back(WEB_DB, [box("web", "web-1", image="old-web")], images, stay=["db"])
+    assert [one.services for one in ups(found)] == [("db",)]
+    assert names(found)["db"] == tag("db")
+
+
 # Namespaces
 
 
@@ -390,14 +407,23 @@ def test_in_any_case(case: dict[str, Any]) -> None:
             id not in generation.containers for id in ids
         )
 
-    for name in (*found.moving, *found.lost):
+    def works(name: str) -> bool:
+        boxes = [one for one in own if one.service == name and not one.replaces]
+        return bool(boxes) and all(one.state in UP for one in boxes)
+
+    raised = [
+        name for name, one in generation.services.items()
+        if name in stay and one.up and not one.left and name not in found.lost
+        and not (works(name) if name in case["made"] else not touched(name))
+    ]  # fmt: skip
+    for name in (*found.moving, *({*found.lost} - {*stay})):
         # Never what had ended, was left alone or is to stay; never what is intact, unless it
         # lives in the namespace of one that moves.
         assert generation.services[name].up
         assert not generation.services[name].left
         assert name not in stay
         given = services.get(name)
-        assert touched(name) or {*given.shares} & {*found.moving, *found.lost}
+        assert touched(name) or {*given.shares} & {*found.moving, *found.lost, *raised}
     for name, one in generation.services.items():
         if one.up and not one.left and name not in stay and touched(name):
             assert (name in found.moving) != (name in found.lost)
@@ -408,7 +434,9 @@ def test_in_any_case(case: dict[str, Any]) -> None:
         assert images[means].id == generation.services[name].image
     for name, source in names(found).items():
         assert source in images
-        assert name not in {services[one].image for one in stay if one in services}
+        assert name not in {
+            services[one].image for one in stay if one in services and one in images
+        }
     gone = dropped(found)
     for one in case["containers"]:
         if one.id in gone:
@@ -419,13 +447,16 @@ def test_in_any_case(case: dict[str, Any]) -> None:
     kinds = [type(one) for one in found.steps]
     assert kinds == [kind for kind in (Restore, Drop, Up, Gate) if kind in kinds]
     for up in ups(found):
-        assert up.services == found.moving
-        assert {"--no-deps", *found.moving} <= {*up.options}
-        assert {*up.options} <= {"--no-deps", "--force-recreate", *found.moving} | {
-            f"--scale={name}={len(generation.services[name].up)}" for name in found.moving
+        assert up.services == (*found.moving, *raised)
+        assert {"--no-deps", *up.services} <= {*up.options}
+        assert {*up.options} <= {"--no-deps", "--force-recreate", *up.services} | {
+            f"--scale={name}={len(generation.services[name].up)}" for name in up.services
         }
+    assert bool(ups(found)) or not raised
     assert {one.service: one.count for one in awaited(found)} == {
-        name: max(1, sum(box.service == name for box in own)) if name in stay else len(one.up)
+        name: max(1, sum(box.service == name for box in own))
+        if name in stay and name not in raised
+        else len(one.up)
         for name, one in generation.services.items()
         if one.up and not one.left and name in {*case["made"], *found.moving, *stay} - {*found.lost}
     }

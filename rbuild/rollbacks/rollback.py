@@ -55,15 +55,33 @@ def plan(
         and name not in {*stay, *leave}
         and not (_intact if name in made else _there)(name, generation, now)
     ]
-    members = _members(moving, generation, services, {*stay, *leave})
+    # Those that keep their new image may have been stopped, and not started again.
+    staying = [
+        name
+        for name, kept in generation.services.items()
+        if kept.up and not kept.left and name in stay and name not in leave
+        and not (_works(name, now) if name in made else _there(name, generation, now))
+    ]  # fmt: skip
+    members = _members([*moving, *staying], generation, services, {*stay, *leave})
     moving += members
     lost = [
-        name for name in moving if name not in services or not _source(name, generation, images)
+        name
+        for name in (*moving, *staying)
+        if name not in services
+        or not (
+            _source(name, generation, images)
+            or (name in staying and _means(services[name].image, images))
+        )
     ]
     moving = [name for name in moving if name not in lost]
+    staying = [name for name in staying if name not in lost]
 
     steps: list[Step] = []
     names = _names(generation, services, images, moving, {*stay, *leave})
+    for name in staying:
+        if not _means(services[name].image, images):
+            # There is no new one yet.
+            names[services[name].image] = _source(name, generation, images)
     if names:
         steps.append(Restore(tuple(names.items())))
     drop = [
@@ -73,17 +91,18 @@ def plan(
     ]
     if drop:
         steps.append(Drop(tuple(drop)))
-    counts = {name: len(generation.services[name].up) for name in moving}
+    up = (*moving, *staying)
+    counts = {name: len(generation.services[name].up) for name in up}
     scales = [
         f"--scale={name}={count}" for name, count in counts.items() if services[name].scale != count
     ]
     leftovers = tuple(one for one in now if one.replaces and one not in drop)
-    if moving or leftovers:
+    if up or leftovers:
         steps.append(
             Up(
-                services=tuple(moving),
+                services=up,
                 # Compose does not see that a namespace is gone under a container.
-                options=(*scales, *(["--force-recreate"] if members else []), "--no-deps", *moving),
+                options=(*scales, *(["--force-recreate"] if members else []), "--no-deps", *up),
                 leftovers=leftovers,
                 target=target,
             )
@@ -97,7 +116,7 @@ def plan(
         and name not in lost
         and name in {*made, *moving, *stay}
     ]
-    there = {name: sum(one.service == name for one in now) for name in stay}
+    there = {name: counts.get(name) or sum(one.service == name for one in now) for name in stay}
     expectations = (_expectation(name, generation, services, there) for name in judged)
     steps.append(Gate(tuple(expectations), {one.id: one.restarts for one in now}))
     return Back(tuple(steps), tuple(moving), tuple(lost), tuple(judged))
@@ -175,6 +194,11 @@ def _intact(name: str, generation: Generation, now: Iterable[Container]) -> bool
     return set(kept.up) <= {one.id for one in own if one.state in UP} and not any(
         one.id not in generation.containers for one in own
     )
+
+
+def _works(name: str, now: Iterable[Container]) -> bool:
+    own = [one for one in now if one.service == name and not one.replaces]
+    return bool(own) and all(one.state in UP for one in own)
 
 
 def _there(name: str, generation: Generation, now: Iterable[Container]) -> bool:
