@@ -24,6 +24,7 @@ from rbuild.decisions.lookout import GIT
 from rbuild.errors import (
     Deferred,
     EngineError,
+    Interrupted,
     NeedsPerson,
     ProjectError,
     RbuildError,
@@ -32,7 +33,7 @@ from rbuild.errors import (
 from rbuild.process import Log
 from rbuild.registries import credentials
 from rbuild.report import Outcome
-from rbuild.rollbacks import recovery, rescue
+from rbuild.rollbacks import recovery, rescue, undo
 from rbuild.settings import from_json
 from rbuild.state import failure, lock, logs, record
 from rbuild.state.record import Record
@@ -92,6 +93,11 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
         credentials.remove(scene.docker_config)
     try:
         _work(scene, loaded)
+    except RbuildError:
+        note = (scene.known.underway if scene.known else None) or {}
+        if note.get("touched") and not outcome.touched and not outcome.standing:
+            outcome.standing = "an earlier run has left it in need of a person (`rbuild status`)"
+        raise
     finally:
         scene.log.close()
     return True
@@ -103,7 +109,6 @@ def _load(project: Project, run: Run, means: Means) -> Loaded:
 
 def _work(scene: Scene, loaded: Loaded) -> None:
     run, outcome = scene.run, scene.outcome
-    _refuse_push(scene, loaded)
     if loaded.damaged:
         scene.known, scene.changed = recovery.recover(loaded, run, scene.engine, outcome)
     resumes = False
@@ -114,14 +119,29 @@ def _work(scene: Scene, loaded: Loaded) -> None:
         outcome.reasons = _decide(scene, looks_into_contexts=False).reasons
         if not resumes:
             rescue.go_back(scene)
-    reload = partial(_load, scene.project, run, scene.means)
+    try:
+        _go_on(scene, resumes)
+    except Interrupted:
+        raise
+    except RbuildError:
+        if resumes and not scene.begun:
+            # It can't be brought to its end after all.
+            _back_to_what_ran(scene)
+        raise
+
+
+def _go_on(scene: Scene, resumes: bool) -> None:
+    """With nothing torn, or with an update that `resumes` where it was cut off."""
+    reload = partial(_load, scene.project, scene.run, scene.means)
     if scene.restored:
         scene.take(reload())
+    _refuse_push(scene)
     if checkout.is_on(scene):
         try:
             checkout.look(scene)
             if not resumes:
                 checkout.advance(scene, reload)
+                _refuse_push(scene)
             _decide_and_update(scene, resumes)
         except RbuildError as error:
             checkout.fail(scene, error)
@@ -130,17 +150,25 @@ def _work(scene: Scene, loaded: Loaded) -> None:
         _decide_and_update(scene, resumes)
 
 
-def _refuse_push(scene: Scene, loaded: Loaded) -> None:
+def _back_to_what_ran(scene: Scene) -> None:
+    """What a cut-off run has torn goes back, though something else is to be told."""
+    scene.info = scene.engine.check()
+    rescue.go_back(scene)
+    scene.outcome.standing = f"what a cut-off run had torn runs again; {scene.outcome.standing}"
+
+
+def _refuse_push(scene: Scene) -> None:
     """Raise ProjectError if there is to be pushed what can't be."""
     if not scene.settings.push:
         return
-    where = f"{scene.project.path}: push: true, but"
+    assert scene.loaded
+    where = f"{scene.settings.from_files['push'].origin}: push: true, but"
     if scene.settings.up:
         raise ProjectError(
             f"{where} the project is also brought up",
             hint="only what is just built is pushed: set up: false, or leave push out",
         )
-    services = loaded.configuration.services.values()
+    services = scene.loaded.configuration.services.values()
     if not any(one.build and (one.is_named or one.tags) for one in services):
         raise ProjectError(
             f"{where} no image that it builds has a name of its own",
@@ -167,7 +195,12 @@ def _decide_and_update(scene: Scene, resumes: bool) -> None:
             return
 
     scene.info = scene.info or scene.engine.check()
-    made, kept = planning.prepare(scene, loaded)
+    try:
+        made, kept = planning.prepare(scene, loaded)
+    except ProjectError as error:
+        if not (resumes or run.dry_run or scene.forwarded):
+            undo.refuse(scene, loaded, error)
+        raise
     if resumes:
         assert scene.known
         last = tuple(one for one in made.steps if isinstance(one, Require | Up | Gate | Watch))
@@ -305,10 +338,8 @@ def _rescue_unread(
             log=Log(logs.path(folder, now)), now=now, held=held,
         )  # fmt: skip
         try:
-            scene.info = scene.engine.check()
             scene.open_log()
-            rescue.go_back(scene)
-            outcome.standing = f"what a cut-off run had torn runs again; {outcome.standing}"
+            _back_to_what_ran(scene)
         finally:
             scene.log.close()
 

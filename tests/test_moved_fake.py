@@ -326,6 +326,18 @@ def test_a_limited_update_for_a_base(limited: Moving) -> None:
     limited.stays_fresh()
 
 
+def test_a_rollback_over_a_full_update_takes_what_a_limited_one_had_left(limited: Moving) -> None:
+    limited.flags["keep-images"] = 3
+    before = limited.world.running()
+    limited.moves("debian:12")
+    generation = limited.run().generation
+    limited.moves("postgres:16")
+    assert limited.run(forced=True).outcome == "updated"
+    assert limited.world.running()["db"] != before["db"]
+    assert limited.roll_back(to=generation).outcome == "rolled-back"
+    assert limited.world.running() == before
+
+
 def test_a_limited_update_does_not_put_off_the_next_full_one(limited: Moving) -> None:
     limited.moves("postgres:16")
     limited.run(after=DAY / 2)

@@ -1263,3 +1263,131 @@ def test_what_stays_new_runs_whatever_breaks_off(bad: Site, how: str) -> None:
         # What fails before anything is touched is put back.
         assert outcome.exit_code in ((1, 3) if how == "error" else (143,)), where
         assert {key: len(one) for key, one in bad.world.running().items()} == WELL, where
+
+
+# What is torn goes first
+
+
+def torn(site: Site, where: str = "up: rename") -> Saved:
+    """Cut off in `up`, so that a service has no container under its name."""
+    return next(one for one in site.moments(after=DAY) if one.where.endswith(where))
+
+
+def test_what_is_torn_does_not_wait_for_settings_to_be_right(updated: Site) -> None:
+    old = updated.world.running()
+    updated.load(torn(updated))
+    updated.flags["push"] = True
+    outcome = updated.run()
+    assert outcome.exit_code == 1
+    assert outcome.error
+    assert "push: true" in outcome.error.message
+    assert outcome.standing.startswith("what a cut-off run had torn runs again; ")
+    assert updated.world.running() == old
+
+
+def test_what_is_torn_does_not_wait_for_git(updated: Site) -> None:
+    old = updated.world.running()
+    updated.load(torn(updated))
+    updated.flags["check"] = ("git",)
+    updated.run()
+    assert updated.world.running() == old
+
+
+def test_mended_files_are_not_blamed_for_what_an_earlier_run_had_tried(bad: Site) -> None:
+    found = [one for one in bad.moments(after=DAY) if one.where.endswith("up: create")]
+    for one in found:
+        bad.load(one)
+        note = bad.known().underway or {}
+        if note.get("going") == "back":
+            break
+    else:
+        pytest.fail("never killed on the way back")
+    bad.world.breaks.clear()
+    bad.edit("Dockerfile", "FROM site-base\nRUN true\n")
+    assert bad.run(after=60).outcome == "rolled-back"
+    assert bad.run(after=60).outcome == "updated"
+
+
+def test_an_interruption_is_no_failure_though_the_way_back_fails(updated: Site) -> None:
+    names = updated.calls(forced=True)
+    number = [at for at, name in enumerate(names, 1) if name == "up: remove"][1]
+    stop = Stop()
+    full = True
+
+    def strike(call: int, name: str) -> None:
+        if call == number:
+            stop.request(signal.SIGTERM)
+        if full and name == "up: create" and any(one.startswith("back") for one in updated.steps):
+            raise EngineError("no space left")
+
+    outcome = updated.run(strike, stop=stop, forced=True)
+    assert outcome.exit_code == 4
+    assert "the next run tries to go back again" in outcome.warnings
+    assert updated.known().failed is None
+    assert updated.run(strike).exit_code == 4
+    full = False
+    updated.run()
+    assert {name: len(one) for name, one in updated.world.running().items()} == WELL
+    later_on(updated, "")
+
+
+def test_a_way_back_that_fails_each_time_is_given_up(updated: Site) -> None:
+    names = updated.calls(forced=True)
+    number = [at for at, name in enumerate(names, 1) if name == "up: remove"][1]
+    stop = Stop()
+
+    def strike(call: int, name: str) -> None:
+        if call == number:
+            stop.request(signal.SIGTERM)
+        if name == "up: create" and any(one.startswith("back") for one in updated.steps):
+            raise EngineError("no space left")
+
+    updated.run(strike, stop=stop, forced=True)
+    codes = [updated.run(strike).exit_code for _ in range(4)]
+    assert codes == [4, 4, 75, 75]
+    one = updated.run(strike)
+    assert one.standing == "an earlier run has left it in need of a person (`rbuild status`)"
+
+
+def test_a_hook_is_told_of_a_generation_only_while_it_is_kept(bad: Site) -> None:
+    told = bad.folder / "told"
+    hooks = {"on-failure": f'echo "$RBUILD_OUTCOME $RBUILD_GENERATION." >>{told}'}
+    (bad.folder / "compose.yml").write_text(json.dumps({"x-rbuild": {"hooks": hooks}}))
+    bad.world.config["x-rbuild"] = {"hooks": hooks}
+    outcome = bad.run(forced=True)
+    assert outcome.outcome == "rolled-back"
+    assert outcome.generation not in bad.stamps()
+    assert told.read_text() == "rolled-back .\n"
+
+
+@pytest.mark.parametrize("text", [None, "FORM site-base\n"])
+def test_an_update_that_cannot_be_planned_is_told_once(updated: Site, text: str | None) -> None:
+    told = updated.folder / "told"
+    hooks = {"on-failure": f'echo "$RBUILD_OUTCOME $RBUILD_ERROR" >>{told}'}
+    (updated.folder / "compose.yml").write_text(json.dumps({"x-rbuild": {"hooks": hooks}}))
+    updated.world.config["x-rbuild"] = {"hooks": hooks}
+    dockerfile = updated.folder / "Dockerfile"
+    before = dockerfile.read_text()
+    if text is None:
+        dockerfile.unlink()
+    else:
+        dockerfile.write_text(text)
+    old = updated.world.running()
+    first = updated.run(after=1800)
+    assert first.exit_code == 1
+    assert first.error
+    assert first.retry == pytest.approx(time.time() + 3600, abs=5)
+    assert told.read_text() == f"failed {first.error.message}\n"
+    assert updated.run(after=1000).exit_code == 75
+    assert updated.run(after=3000).exit_code == 1
+    assert told.read_text().count("failed") == 2
+    assert updated.world.running() == old
+    # Mended, it is not waited for.
+    dockerfile.write_text(before + "RUN true\n")
+    assert updated.run(after=60).outcome == "updated"
+
+
+def test_a_new_project_that_cannot_be_planned_is_told_once(site: Site) -> None:
+    (site.folder / "Dockerfile").unlink()
+    assert [site.run(after=60).exit_code for _ in range(3)] == [1, 75, 75]
+    assert site.run(forced=True).exit_code == 1

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from rbuild.compose.loading import Loaded
 from rbuild.docker.engine import Engine, Port
 from rbuild.errors import (
     CutOff,
@@ -18,21 +19,23 @@ from rbuild.errors import (
     EngineError,
     Interrupted,
     NeedsPerson,
+    ProjectError,
     RbuildError,
     RolledBack,
     StateError,
 )
 from rbuild.process import Stop
 from rbuild.rollbacks import rollback, wayback
-from rbuild.state import failure, generation
+from rbuild.state import failure, generation, record
 from rbuild.state.generation import Generation
-from rbuild.updates import checkout, keeping, steps
+from rbuild.updates import checkout, keeping, steps, underway
 from rbuild.updates.plan import Plan
 from rbuild.updates.scene import Scene
 from rbuild.updates.step import Keep
 from rbuild.updates.underway import Underway, tracked, tracked_before
 
-# How often an engine may go away under one update before that counts as the update's failure.
+# How often an engine may go away under one update, or the way back from an interruption fail,
+# before that counts as the update's failure.
 MOST_LOSSES = 3
 
 
@@ -66,6 +69,27 @@ def undo(
         raise error
     note.turn(error, is_failure=not interrupted)
     turn_back(scene, note, error, [*tracked(work), *work.pulled])
+
+
+def refuse(scene: Scene, loaded: Loaded, error: ProjectError) -> None:
+    """Write down that the update can't even be planned: told once, and tried again later."""
+    known = scene.known or underway.blank(loaded)
+    known.failed = failure.failed(
+        known.failed,
+        inputs=scene.inputs,
+        bases={},
+        commit=scene.commit,
+        kind=failure.UNTOUCHED,
+        message=error.message,
+        log="",
+        now=time.time(),
+        build_period=scene.settings.build_period,
+    )
+    scene.open_log()
+    record.write(scene.folder, known)
+    scene.outcome.outcome = "failed"
+    scene.outcome.retry = failure.next_try(known.failed)
+    scene.run_hook("on-failure", generation="", error=error.message, stop=Stop())
 
 
 def turn_back(
@@ -127,8 +151,12 @@ def turn_back(
         _tell_failure(scene, "rolled-back", back, note)
         # What is wrong with rbuild itself is to be reported as that.
         raise back if isinstance(error, RbuildError) else error
-    failed = failed or _failed(scene, note, engine, error, failure.TOUCHED)
-    note.end_in_need(failed, way.containers)
+    if failed is None and note.try_again(MOST_LOSSES):
+        # Nothing was found wrong with the update: what stands in the way may pass.
+        scene.outcome.warnings += ("the next run tries to go back again",)
+    else:
+        failed = failed or _failed(scene, note, engine, error, failure.TOUCHED)
+        note.end_in_need(failed, way.containers)
     _let_go(scene, engine, images, note)
     typed = "".join(f"\n    {line}" for line in way.commands)
     need = NeedsPerson(
@@ -223,7 +251,7 @@ def _lose_engine(
     note.lose_engine()
     if note.note["lost"] >= MOST_LOSSES:
         # Perhaps it is the update that kills it.
-        note.give_up(_failure(scene, error, {}, failure.TOUCHED))
+        note.give_up(_failure(scene, note, error, {}, failure.TOUCHED))
     if note.note["touched"]:
         scene.outcome.standing = "what was at work is cut off; the next run puts it right"
     if isinstance(error, Interrupted):
@@ -317,18 +345,18 @@ def _failed(
     }
     # One that is not here is noted as well: once it is, there is something new to try.
     found = {name: here[name].id if name in here else "" for name in (bases if answers else ())}
-    return _failure(scene, error, found, kind, digests)
+    return _failure(scene, note, error, found, kind, digests)
 
 
 def _failure(
     scene: Scene,
+    note: Underway,
     error: BaseException,
     bases: Mapping[str, str],
     kind: str,
     digests: Mapping[str, list[str]] | None = None,
 ) -> dict[str, Any]:
     known = scene.known
-    note = (known.underway if known else None) or {}
     # A pull that failed has not taken what the registry has; it was tried all the same.
     tried = {name: list(one) for name, one in (digests or {}).items()}
     for name, one in scene.moves.digests.items():
@@ -337,10 +365,11 @@ def _failure(
     before = (known.held if gone_forward else known.failed) if known else None
     return failure.failed(
         before,
-        inputs=scene.inputs if scene.loaded else note.get("inputs", ""),
+        # What was tried, perhaps by an earlier run: the files may have been mended since.
+        inputs=note.note.get("inputs", ""),
         bases=bases,
         digests=tried,
-        commit=scene.commit,
+        commit=note.note.get("commit", ""),
         kind=kind,
         message=error.message if isinstance(error, RbuildError) else repr(error),
         log=scene.log.path,
@@ -354,5 +383,7 @@ def _tell_failure(scene: Scene, outcome: str, error: BaseException, note: Underw
     failed = note.base.held if scene.restored else note.base.failed
     scene.outcome.retry = failure.next_try(failed) if failed else 0.0
     message = error.message if isinstance(error, RbuildError) else repr(error)
+    # A hook may offer it to a person: only as long as it is there.
     kept = note.note["generation"]
+    kept = kept if generation.read(scene.folder, kept) else ""
     scene.run_hook("on-failure", generation=kept, error=message, stop=Stop())

@@ -51,7 +51,8 @@ def keep(
             reference=oldest.reference,
             up=tuple(one.id for one in boxes if one.state in UP),
             rest=tuple(one.id for one in boxes if one.state not in UP),
-            left=left.get(name, ""),
+            # What has not moved this time is left alone by this update only.
+            left="" if left.get(name) == "unmoved" else left.get(name, ""),
             failing=name in failing,
         )
     if not services:

@@ -4,8 +4,9 @@ A record's `underway` note has:
 - `since`, `step` (what is being done), `generation` (what is kept of before), `touched` (whether
   containers may have been), `going` (empty on the way forward, `back` on the way back, `over`
   where it ended by itself in a state that needs a person), `by_hand` (`rbuild rollback` at work);
-- `error` (what failed), `lost` (how often the engine went away), `resumed` (whether a second run
-  took it up), `after` (the containers that there were at its end);
+- `error` (what failed), `lost` (how often the engine went away, or the way back from an
+  interruption failed), `resumed` (whether a second run took it up), `after` (the containers that
+  there were at its end);
 - what is tried: `inputs`, `commit` (of the checkout), `limited` (only what moved), `bases`,
   `built`, `makes` and `rests` (what came of it, and on what), `services` (brought up), `stay`
   (not taken back to their old image), `leave` (not looked at);
@@ -80,6 +81,14 @@ class Underway:
         """The engine went away: the next run goes on from here."""
         self._note["lost"] = self._note.get("lost", 0) + 1
         self._write(False)
+
+    def try_again(self, most: int) -> bool:
+        """The way back failed: the next run goes on from here, unless it has `most` times."""
+        self._note["lost"] = self._note.get("lost", 0) + 1
+        if self._note["lost"] >= most:
+            return False
+        self._write(False)
+        return True
 
     def new_images(self) -> list[str]:
         """IDs of the images that the update has changed names to."""
@@ -203,7 +212,7 @@ def begin(
         "failing": [one.service for step in made.steps if isinstance(step, Gate)
                     for one in step.expectations if one.was_failing],
     }  # fmt: skip
-    base = _blank(loaded) if known is None else Record(**vars(known))
+    base = blank(loaded) if known is None else Record(**vars(known))
     return Underway(loaded.folder, base, note, is_new=known is None)
 
 
@@ -362,7 +371,8 @@ def _state(own: list[Container]) -> str:
     return "running"
 
 
-def _blank(loaded: Loaded) -> Record:
+def blank(loaded: Loaded) -> Record:
+    """The record of a project that was never updated."""
     return Record(name=loaded.configuration.name, home=loaded.project.home, key=loaded.key)
 
 
