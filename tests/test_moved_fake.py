@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +19,13 @@ from rbuild.errors import EngineError
 from rbuild.process import Stop
 from rbuild.registries import registry
 from rbuild.report import Outcome
-from rbuild.rollbacks import wayback
+from rbuild.rollbacks import rescue, wayback
+from rbuild.sources import source as git_source
 from rbuild.state import record
 from rbuild.state.record import Record
 from rbuild.updates import gate, steps
 
-from .world import DAY, Clock, Hub, Site, fail_at
+from .world import DAY, Clock, Fake, Hub, Site, fail_at
 
 DEBIAN, POSTGRES = "docker.io/library/debian:12", "docker.io/library/postgres:16"
 APP = "docker.io/library/app:1"
@@ -887,3 +890,193 @@ def test_what_is_brought_up_is_not_pushed(updated: Moving) -> None:
     assert outcome.error
     assert "push" in outcome.error.message
     assert updated.save().files == before.files
+
+
+# A project that is a git checkout
+
+
+def git(folder: Path, *arguments: str) -> str:
+    name = (
+        "-c",
+        "user.name=Ada",
+        "-c",
+        "user.email=ada@example.org",
+        "-c",
+        "init.defaultBranch=main",
+    )
+    done = subprocess.run(
+        ("git", *name, *arguments), cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+class Desk:
+    """A person's own clone, from which the upstream of the server's checkout is moved."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def push(self, **files: str) -> str:
+        """Commit these files and push them; gives the commit."""
+        for name, text in files.items():
+            path = self.folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        git(self.folder, "add", "--all")
+        git(self.folder, "commit", "--quiet", "--allow-empty", "-m", "Next")
+        git(self.folder, "push", "--quiet", "origin", "HEAD:main")
+        return git(self.folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def desk(updated: Moving, tmp_path: Path) -> Desk:
+    """The updated project is a checkout now, and follows its upstream."""
+    top = tmp_path / "git"
+    top.mkdir()
+    git(updated.folder, "init", "--quiet")
+    git(updated.folder, "add", "--all")
+    git(updated.folder, "commit", "--quiet", "-m", "First")
+    git(top, "clone", "--quiet", "--bare", str(updated.folder), "up.git")
+    git(updated.folder, "remote", "add", "origin", str(top / "up.git"))
+    git(updated.folder, "fetch", "--quiet")
+    git(updated.folder, "branch", "--quiet", "-u", "origin/main")
+    git(top, "clone", "--quiet", "up.git", "desk")
+    updated.flags["check"] = ("git",)
+    assert updated.run().outcome == "fresh"
+    return Desk(top / "desk")
+
+
+def head(site: Moving) -> str:
+    return git(site.folder, "rev-parse", "HEAD")
+
+
+def test_a_commit_is_taken(updated: Moving, desk: Desk) -> None:
+    new = desk.push(app="1")
+    outcome = updated.run()
+    assert (outcome.outcome, kinds(outcome), head(updated)) == ("updated", ["source-moved"], new)
+    assert f"to {new[:12]}" in Path(outcome.log).read_text()
+    assert updated.run().outcome == "fresh"
+
+
+def told_once_and_no_obstacle(site: Moving, why: str) -> None:
+    """What only git refuses is told once, and keeps no update from its time."""
+    old = head(site)
+    first = site.run()
+    assert (first.outcome, first.exit_code) == ("failed", 1)
+    assert first.error
+    assert why in first.error.message + first.error.detail
+    logs = sorted((site.state / "logs").iterdir())
+    for _ in range(12):
+        outcome = site.run()
+        assert (outcome.exit_code, outcome.warnings) == (75, ())
+    assert sorted((site.state / "logs").iterdir()) == logs
+    outcome = site.run(after=DAY)
+    assert (outcome.outcome, kinds(outcome)) == ("updated", ["expired"])
+    assert head(site) == old
+
+
+def test_a_file_that_git_was_told_not_to_look_at(updated: Moving, desk: Desk) -> None:
+    desk.push(app="1")
+    assert updated.run().outcome == "updated"
+    git(updated.folder, "update-index", "--skip-worktree", "app")
+    (updated.folder / "app").write_text("mine")
+    assert updated.run().outcome == "fresh"
+    desk.push(app="2")
+    told_once_and_no_obstacle(updated, "cannot be fast-forwarded")
+
+
+def test_a_file_where_a_folder_is_to_come(updated: Moving, desk: Desk) -> None:
+    (updated.folder / "data").write_text("a person's")
+    desk.push(**{"data/x": "1"})
+    told_once_and_no_obstacle(updated, "cannot be fast-forwarded")
+    (updated.folder / "data").unlink()
+    outcome = updated.run()
+    assert (outcome.outcome, outcome.news) == ("updated", ("checked again: git",))
+
+
+def test_a_checkout_of_somebody_else(
+    updated: Moving, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = git_source.head
+
+    def dubious(*_: object, **__: object) -> str:
+        raise git_source.SourceError("git finds no checkout here that it may read")
+
+    monkeypatch.setattr(git_source, "head", dubious)
+    first = updated.run()
+    assert (first.exit_code, first.error and first.error.message) == (
+        1, "git finds no checkout here that it may read",
+    )  # fmt: skip
+    assert updated.run().exit_code == 75
+    assert updated.run(after=DAY).outcome == "updated"
+    monkeypatch.setattr(git_source, "head", real)
+    assert updated.run().news == ("checked again: git",)
+
+
+def renames(site: Moving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose takes the project's name from a file of the checkout."""
+    real = Fake.render
+
+    def render(self: Fake, target: Any, **more: Any) -> tuple[Any, str]:
+        config, complaints = real(self, target, **more)
+        file = site.folder / "name"
+        return {**config, "name": file.read_text() if file.exists() else "site"}, complaints
+
+    monkeypatch.setattr(Fake, "render", render)
+
+
+def test_a_commit_that_renames_the_project_waits_for_a_person(
+    updated: Moving, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renames(updated, monkeypatch)
+    old, before = head(updated), updated.boxes()
+    new = desk.push(name="shop")
+    first = updated.run()
+    assert first.exit_code == 1
+    assert first.error
+    assert "makes the Compose project 'site' 'shop'" in first.error.message
+    assert (head(updated), updated.known().forwarded) == (old, "")
+    assert updated.run(after=60).exit_code == 75
+    # Whoever pulls by hand is not undone.
+    git(updated.folder, "pull", "--quiet", "--ff-only")
+    rescue.finish_move(updated.project, updated.prepare(60), ())
+    assert head(updated) == new
+    assert updated.boxes() == before
+
+
+def test_a_commit_that_cannot_be_pushed_is_taken_back(
+    updated: Moving, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Fake.render
+
+    def render(self: Fake, target: Any, **more: Any) -> tuple[Any, str]:
+        config, complaints = real(self, target, **more)
+        pushes = (updated.folder / "pushes").exists()
+        return {**config, "x-rbuild": {"push": True} if pushes else {}}, complaints
+
+    monkeypatch.setattr(Fake, "render", render)
+    old = head(updated)
+    desk.push(pushes="1")
+    first = updated.run()
+    assert first.error
+    assert "push: true, but the project is also brought up" in first.error.message
+    assert head(updated) == old
+    assert updated.run(after=60).exit_code == 75
+    assert updated.world.pushed == {}
+
+
+def test_status_shows_what_waits_after_an_update_as_well(updated: Moving) -> None:
+    updated.flags["min-age"] = 3 * DAY
+    updated.moves("debian:12")
+
+    def waits() -> list[str]:
+        run = updated.prepare(1)
+        settings = run.settings({})
+        found = Lookout(run, Stop()).recall(updated.known(), settings, str(updated.state))
+        return [one.reference for one in found.waits]
+
+    updated.run()
+    assert waits() == [DEBIAN]
+    updated.run(forced=True)
+    updated.run()
+    assert waits() == [DEBIAN]

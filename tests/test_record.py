@@ -249,6 +249,8 @@ def test_any_bytes_are_a_record_or_a_state_error(folder: Path, content: bytes) -
 )
 @example("services", {"web": None})
 @example("services", {"web": {"scale": "many"}})
+@example("services", {"web": {"scale": 1, "reference": [5]}})
+@example("services", {"web": {"scale": 1, "image": None}})
 @example("underway", {"scales": 1, "stopped": 5})
 @example("underway", {"names": [], "generation": 5})
 @example("underway", {"failing": [1]})
@@ -304,6 +306,8 @@ def use(found: Record) -> None:
         stamp(decision.due)
     for one in found.services.values():
         assert isinstance(one["scale"], int)
+        assert isinstance(one.get("reference", ""), str)
+        assert isinstance(one.get("image", ""), str)
         assert one["ended"] is None or isinstance(one["ended"], int)
     underway = found.underway or {}
     assert all(isinstance(one, str) for one in underway.get("stopped") or ())

@@ -103,9 +103,9 @@ class Place:
         found = Source(str(self.site), **which)
         return source.ahead(found, stop=self.stop, timeout=timeout)
 
-    def fetch(self, timeout: float = 20, **which: str) -> Move | None:
+    def fetch(self, timeout: float = 20, transfer: float = 20, **which: str) -> Move | None:
         found = Source(str(self.site), **which)
-        return source.fetch(found, stop=self.stop, timeout=timeout, log=self.log)
+        return source.fetch(found, stop=self.stop, timeout=timeout, transfer=transfer, log=self.log)
 
     def pull(self) -> Move:
         move = self.fetch()
@@ -332,7 +332,7 @@ def test_a_project_in_a_folder_of_the_checkout(place: Place) -> None:
     below = Source(str(place.site / "apps/web"))
     assert source.head(below, stop=place.stop) == new
     assert source.ahead(below, stop=place.stop, timeout=20) == newer
-    move = source.fetch(below, stop=place.stop, timeout=20, log=place.log)
+    move = source.fetch(below, stop=place.stop, timeout=20, transfer=20, log=place.log)
     assert move
     source.forward(below, move, stop=place.stop, log=place.log, hold=())
     assert place.is_at(newer)
@@ -381,7 +381,7 @@ def test_a_linked_worktree(place: Place) -> None:
     git(place.desk, "commit", "--quiet", "--allow-empty", "-m", "Live")
     git(place.desk, "push", "--quiet", "origin", "HEAD:live")
     live = Source(str(place.top / "live"))
-    move = source.fetch(live, stop=place.stop, timeout=20, log=place.log)
+    move = source.fetch(live, stop=place.stop, timeout=20, transfer=20, log=place.log)
     assert move
     source.forward(live, move, stop=place.stop, log=place.log, hold=())
     assert source.head(live, stop=place.stop) == move.new
@@ -823,6 +823,32 @@ def test_a_silent_remote_is_left_in_time(place: Place, way: str) -> None:
         git(place.site, "remote", "set-url", "origin", address)
         with pytest.raises(Unreachable, match=r"no answer within 0\.5 s"):
             getattr(place, way)(timeout=0.5)
+    assert place.is_at(place.first)
+
+
+def sends_late(place: Place, seconds: float) -> None:
+    """A remote that says at once what it has, and takes its time to send it."""
+    sends = script(
+        place.top / "sends",
+        f"if mkdir {place.top}/asked; then :; else sleep {seconds}; fi 2>/dev/null\n"
+        'exec git-upload-pack "$@"',
+    )
+    git(place.site, "config", "remote.origin.uploadpack", str(sends))
+
+
+def test_what_is_new_may_take_longer_than_the_answer(place: Place) -> None:
+    new = place.push({"a": "1"})
+    sends_late(place, 2)
+    move = place.fetch(timeout=1)
+    assert move
+    assert move.new == new
+
+
+def test_a_transfer_has_an_end(place: Place) -> None:
+    place.push({"a": "1"})
+    sends_late(place, 1000)
+    with pytest.raises(Unreachable, match=r"cannot fetch origin/main: not done within 0\.5 s"):
+        place.fetch(transfer=0.5)
     assert place.is_at(place.first)
 
 

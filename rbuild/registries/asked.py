@@ -51,7 +51,7 @@ class Asked:
     def ask(self, wanted: Iterable[tuple[str, Settings, float]]) -> None:
         """Ask for images, each with who asks, and the time before which an answer is too old."""
         with self._guard:
-            questions: dict[str, tuple[str, Settings]] = {}
+            questions: dict[str, tuple[str, Settings, float]] = {}
             now = time.time()
             for name, settings, since in wanted:
                 key = _key(name, settings)
@@ -64,7 +64,8 @@ class Asked:
                 if old and recent and old.asked >= since:
                     self._seen[key] = old
                 else:
-                    questions.setdefault(key, (name, settings))
+                    since = max(since, questions[key][2] if key in questions else 0.0)
+                    questions[key] = (name, settings, since)
             if questions:
                 self._send(questions)
 
@@ -80,7 +81,7 @@ class Asked:
             seen = {name: self._seen[_key(name, settings)] for name in names}
         return {name: one for name, one in seen.items() if one.asked >= since}
 
-    def _send(self, wanted: Mapping[str, tuple[str, Settings]]) -> None:
+    def _send(self, wanted: Mapping[str, tuple[str, Settings, float]]) -> None:
         from rbuild.registries.credentials import Login
         from rbuild.registries.registry import Question, Registries
 
@@ -94,7 +95,7 @@ class Asked:
                 stop=self._stop,
             )
         questions = {}
-        for key, (name, settings) in wanted.items():
+        for key, (name, settings, _) in wanted.items():
             login = settings.logins.get(registry_of(name))
             questions[key] = Question(name, Login(*login) if login else None)
         answers = self._registries.ask(questions.values())
@@ -104,10 +105,11 @@ class Asked:
             old = self._memory.seen.get(key)
             new = sightings.note(old, answer.digest, answer.error, time.time())
             self._seen[key] = self._new[key] = new
-            # A question that says nothing new is worth no write, if nobody counts by it.
+            # An answer that says nothing new is worth no write, if nobody counts by it.
+            _, settings, since = wanted[key]
             same = old is not None and new[:2] == old[:2] and new.error == old.error
-            counts = wanted[key][1].check_period or not old or new.asked - old.asked > _DAY
-            is_news |= bool(not same or counts)
+            late = not old or old.asked < since or new.asked - old.asked > _DAY
+            is_news |= bool(not same or late or settings.check_period)
         if is_news and not self._dry_run:
             # At once: what another run learns meanwhile must not be overwritten at our end.
             sightings.remember(self._root, self._new, self._registries.not_before)

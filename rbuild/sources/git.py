@@ -85,10 +85,13 @@ class Git:
         self._secrets: tuple[str, ...] = ()
         result = self.run("rev-parse", "--show-toplevel", "--absolute-git-dir", "--git-common-dir")
         if result.code:
+            words = self.words(result)
             raise SourceError(
                 f"{self.top}: git finds no checkout here that it may read, nor above",
-                hint="clone the project with git, or leave the check of its source out",
-                detail=self.words(result),
+                hint="let git of the user that rbuild runs as read it: the command is above"
+                if "safe.directory" in words
+                else "clone the project with git, or leave the check of its source out",
+                detail=words,
             )
         top, self.folder, common = result.output.splitlines()
         self.common = os.path.join(self.top, common)

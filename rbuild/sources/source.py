@@ -81,14 +81,14 @@ def ahead(source: Source, *, stop: Stop, timeout: float, may_move: bool = False)
     return found
 
 
-def fetch(source: Source, *, stop: Stop, timeout: float, log: Log) -> Move | None:
+def fetch(source: Source, *, stop: Stop, timeout: float, transfer: float, log: Log) -> Move | None:
     """Fetch the remote branch; gives the fast-forward to it, None if there is nothing new.
 
-    Changes neither branch nor files, but that a move which was cut off is first undone. `timeout`
-    is the remote's, in seconds. Where there is something new, raises SourceError for a checkout
-    that can't be moved forward to it, saying why: diverged, detached, changed tracked files,
-    untracked files in the way, submodules that would have to move. Raises Unreachable, Busy,
-    Interrupted.
+    Changes neither branch nor files, but that a move which was cut off is first undone. The remote
+    has `timeout` seconds to answer, and `transfer` seconds to send what is new. Where there is
+    something new, raises SourceError for a checkout that can't be moved forward to it, saying why:
+    diverged, detached, changed tracked files, untracked files in the way, submodules that would
+    have to move. Raises Unreachable, Busy, Interrupted.
     """
     git = Git(source.folder, stop, log)
     with _locked(git):
@@ -96,7 +96,10 @@ def fetch(source: Source, *, stop: Stop, timeout: float, log: Log) -> Move | Non
             mending.mend(git, note, note.back)
         current = git.head()
         there = upstream.find(git, source.remote, source.branch)
-        new = upstream.fetch(git, there, timeout)
+        # A commit that isn't here can't be history; git must not fetch it to find out.
+        if git.is_ancestor(upstream.ask(git, there, timeout), current, **_NO_FETCH):
+            return None
+        new = upstream.fetch(git, there, timeout, transfer)
         if git.is_ancestor(new, current):
             return None
         _refuse(git, current, new, there.name)

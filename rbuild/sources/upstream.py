@@ -55,7 +55,7 @@ def find(git: Git, remote: str, branch: str) -> Upstream:
 def ask(git: Git, there: Upstream, timeout: float) -> str:
     """The branch's commit ID. Raises Unreachable, SourceError if the remote has no such branch."""
     arguments = ("ls-remote", "--quiet", there.remote, there.ref)
-    result = git.run(*arguments, timeout=timeout, environ=_environment(git))
+    result = git.run(*arguments, timeout=timeout, environ=_environment(git), logged=True)
     if result.code:
         raise _unreachable(git, there, result, timeout)
     for line in result.output.splitlines():
@@ -69,16 +69,20 @@ def ask(git: Git, there: Upstream, timeout: float) -> str:
     )
 
 
-def fetch(git: Git, there: Upstream, timeout: float) -> str:
-    """Fetch the branch; gives its commit ID. Raises as `ask` does."""
+def fetch(git: Git, there: Upstream, timeout: float, transfer: float) -> str:
+    """Fetch the branch, within `transfer` seconds; gives its commit ID. Raises as `ask` does."""
     # The lock is not handed on: a credential helper's daemon would keep it.
     result = git.run(
         "fetch", "--quiet", "--no-tags", "--no-prune", "--no-recurse-submodules",
         there.remote, f"+{there.ref}:{_FETCHED}",
-        timeout=timeout, environ=_environment(git), logged=True,
+        timeout=transfer, environ={**_environment(git), **_impatience(git)}, logged=True,
     )  # fmt: skip
     if result.timed_out:
-        raise _unreachable(git, there, result, timeout)
+        raise Unreachable(
+            f"{git.top}: cannot fetch {there.name}: not done within {transfer:g} s",
+            hint=f"`{git.typed('fetch', there.remote)}` by hand, or a longer build-timeout",
+            detail=git.words(result),
+        )
     if result.code:
         # Whose fault? A remote that answers is there.
         ask(git, there, timeout)
@@ -97,7 +101,17 @@ def _environment(git: Git) -> dict[str, str]:
     chosen = {"GIT_SSH", "GIT_SSH_COMMAND"} & set(os.environ)
     if chosen or git.config().get("core.sshcommand"):
         return {}
-    return {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
+    return {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ServerAliveInterval=20"}
+
+
+def _impatience(git: Git) -> dict[str, str]:
+    """Let a transfer that stands still for a minute end (git-config(1), http.lowSpeedLimit).
+
+    Unless somebody has chosen how slow it may be.
+    """
+    if "http.lowspeedlimit" in git.config() or "GIT_HTTP_LOW_SPEED_LIMIT" in os.environ:
+        return {}
+    return {"GIT_HTTP_LOW_SPEED_LIMIT": "100", "GIT_HTTP_LOW_SPEED_TIME": "60"}
 
 
 def _unreachable(git: Git, there: Upstream, result: Result, timeout: float) -> Unreachable:

@@ -323,6 +323,9 @@ def _check(record: Record) -> None:
     if not all(type(one) is int for one in numbers):
         raise TypeError("services")
     texts = [underway.get(part, "") for part in _TEXTS]
+    texts += [
+        one.get(part, "") for one in record.services.values() for part in ("reference", "image")
+    ]
     for part in _LISTS:
         texts += underway.get(part, [])
     for part in ("names", "built", "makes"):

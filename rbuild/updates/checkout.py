@@ -26,9 +26,15 @@ def is_on(scene: Scene) -> bool:
 
 
 def look(scene: Scene) -> None:
-    """Where the checkout is, and where it was before a run that was cut off. Raises SourceError."""
+    """Where the checkout is, and where it was before a run that was cut off.
+
+    One that can't be read is noted in the scene.
+    """
     place = source_of(scene.project, scene.settings)
-    scene.commit = source.head(place, stop=scene.means.stop)
+    try:
+        scene.commit = source.head(place, stop=scene.means.stop)
+    except source.SourceError as error:
+        _block(scene, error)
     scene.forwarded = scene.known.forwarded if scene.known else ""
 
 
@@ -38,6 +44,8 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
     An upstream that has failed already waits for its time. A checkout that can't be moved, or
     asked, is noted in the scene. Raises what is wrong with the project as it is there.
     """
+    if scene.blocked:
+        return
     run, known = scene.run, scene.known
     held = known.held if known else None
     place = source_of(scene.project, scene.settings)
@@ -51,35 +59,56 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
                 scene.more.append(Reason("source-moved", f"{scene.commit} → {ahead}"))
             return
         # Most of the time there is nothing new, and nothing worth a log.
-        move = source.fetch(place, stop=stop, timeout=GIT_TIMEOUT, log=Log())
+        move = source.fetch(
+            place,
+            stop=stop,
+            timeout=GIT_TIMEOUT,
+            transfer=scene.settings.build_timeout,
+            log=Log(),
+        )
     except source.SourceError as error:
-        scene.unchecked[GIT] = words(error)
-        if not isinstance(error, source.Unreachable):
-            scene.blocked = error
+        _block(scene, error)
         return
     if move and not run.forced:
         scene.held_back = failure.holds_back(held, move.new, scene.now)
     if not move or scene.held_back:
         return
-    scene.open_log()
     if known:
         known.forwarded = known.forwarded or move.old
         record.write(scene.folder, known)
     scene.forwarded = scene.forwarded or move.old
-    scene.tell(f"fast-forward {move.old[:12]} to {move.new[:12]}")
     try:
-        source.forward(place, move, stop=stop, log=scene.log, hold=scene.held)
-    except RbuildError:
+        # What git refuses here it refuses at each run: no log, lest that push out others.
+        source.forward(place, move, stop=stop, log=Log(), hold=scene.held)
+    except RbuildError as error:
         # It is where it was: nothing is to be restored.
         if known and known.forwarded == move.old:
             known.forwarded = ""
             record.write(scene.folder, known)
         scene.forwarded = ""
+        if isinstance(error, source.SourceError):
+            _block(scene, error)
+            return
         raise
+    scene.open_log()
+    scene.tell(f"fast-forwarded {move.old[:12]} to {move.new[:12]}")
     scene.commit = move.new
     scene.subject = next(iter(move.subjects), "")
     scene.outcome.reasons = (Reason("source-moved", f"{move.old} → {move.new}"),)
-    scene.take(load())
+    loaded = load()
+    if loaded.folder != scene.folder:
+        raise ProjectError(
+            f"the new commit makes the Compose project {scene.name!r} "
+            f"{loaded.configuration.name!r}",
+            hint=f"take {scene.name} down and the commit up by hand, or give it its `name:` back",
+        )
+    scene.take(loaded)
+
+
+def _block(scene: Scene, error: source.SourceError) -> None:
+    scene.unchecked[GIT] = words(error)
+    if not isinstance(error, source.Unreachable):
+        scene.blocked = error
 
 
 def reasons(scene: Scene) -> tuple[Reason, ...]:
