@@ -35,7 +35,7 @@ from rbuild.registries import credentials
 from rbuild.report import Outcome
 from rbuild.rollbacks import recovery, rescue, undo
 from rbuild.settings import from_json
-from rbuild.state import failure, lock, logs, record
+from rbuild.state import checks, failure, lock, logs, record
 from rbuild.state.record import Record
 from rbuild.updates import checkout, keeping, planning, resting
 from rbuild.updates.scene import Means, Scene, turn
@@ -73,12 +73,16 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
         rescue.finish_move(project, run, held)
     try:
         loaded = _load(project, run, means)
-    except RbuildError:
+    except RbuildError as error:
         _rescue_unread(project, run, means, outcome, held)
+        if isinstance(error, ProjectError) and not (run.dry_run or run.forced):
+            _tell_unread(project, run, error)
         raise
     outcome.name, outcome.notes = loaded.configuration.name, loaded.notes
     if not means.claim(loaded.folder):
         return False
+    if not run.dry_run:
+        _forget_unread(loaded)
     now = turn(run)
     scene = Scene(
         project=project, run=run, means=means, outcome=outcome,
@@ -342,6 +346,27 @@ def _rescue_unread(
             _back_to_what_ran(scene)
         finally:
             scene.log.close()
+
+
+def _tell_unread(project: Project, run: Run, error: ProjectError) -> None:
+    """Raise Deferred where the same was told of the project already, within its build period."""
+    for folder, known in record.at_home(run.store, project.home):
+        view = known.views.get(project.spelling)
+        if view is None:
+            continue
+        now = turn(run)
+        before = checks.read(folder)
+        period = run.settings(from_json(view.get("settings", {}))).build_period
+        if before.unread == error.message and 0 <= now - before.unread_told < period:
+            raise Deferred(error.message, hint=error.hint, detail=error.detail) from None
+        checks.write(folder, replace(before, unread=error.message, unread_told=now))
+
+
+def _forget_unread(loaded: Loaded) -> None:
+    """It can be read again."""
+    before = checks.read(loaded.folder)
+    if before.unread:
+        checks.write(loaded.folder, replace(before, unread=""))
 
 
 def _outcome_of(error: RbuildError) -> str:

@@ -16,11 +16,11 @@ from rbuild.decisions.glance import Run
 from rbuild.decisions.moves import Moves
 from rbuild.decisions.staleness import Reason, span
 from rbuild.docker.engine import Container, Engine
-from rbuild.errors import RbuildError
+from rbuild.errors import ProjectError, RbuildError
 from rbuild.process import Stop
 from rbuild.report import short_digests, waiting
 from rbuild.settings import Settings, from_json
-from rbuild.state import generation, record
+from rbuild.state import checks, generation, record
 from rbuild.state.failure import LEFT, next_try
 from rbuild.state.record import Record, stamp
 
@@ -55,11 +55,11 @@ def gather(arguments: Sequence[str], run: Run, cwd: str) -> list[Standing]:
             standing = _stand(project, run)
         except RbuildError as error:
             standing = Standing(argument, argument, problem=error)
-        if standing.record and not standing.problem:
+        if standing.record:
             try:
                 standing.containers = engine.containers(standing.name)
             except RbuildError as error:
-                standing.problem = error
+                standing.problem = standing.problem or error
         home = standing.record.home if standing.record else argument
         found.setdefault(f"{standing.name}\n{home}", standing)
     return list(found.values())
@@ -167,6 +167,7 @@ def _stand(project: Project, run: Run) -> Standing:
         settings = run.settings(from_json(view["settings"]) if view else {})
         changed = fingerprint.differences(view, run.environ, known.key) if view else []
         found = lookout.Lookout(run, Stop()).recall(known, settings, folder)
+        unread = checks.read(folder).unread if changed else ""
         decision = staleness.decide(
             known,
             changed,
@@ -190,6 +191,7 @@ def _stand(project: Project, run: Run) -> Standing:
             due=decision.due,
             failure=known.failed or known.held,
             generations=tuple(generation.stamps(folder)),
+            problem=ProjectError(f"the last run could not read it: {unread}") if unread else None,
             moves=found,
         )
     require_compose_file(project, run.environ)

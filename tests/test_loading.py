@@ -80,6 +80,28 @@ def test_a_hook_that_compose_drops_or_mangles_is_refused(
     assert "one of the project's files" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("first", "own"),
+    [
+        ("build-period: 7d", {"keep-images": 2}),
+        ("check: [base]", {"keep-images": 2}),
+        ("up: no", None),
+    ],
+)
+def test_a_setting_that_compose_drops_is_refused(tmp_path: Path, first: str, own: Any) -> None:
+    files = {
+        "compose.yml": f"x-rbuild:\n  keep-images: 1\n  {first}\n",
+        "compose.override.yml": "x-rbuild: {keep-images: 2}\n" if own else "x-rbuild:\n",
+    }
+    message = f"compose.yml:3: {first.partition(':')[0]}: another file's x-rbuild replaces it"
+    if own is None:
+        message = "compose.yml:2: keep-images: another file's x-rbuild replaces it"
+    with pytest.raises(ProjectError) as caught:
+        loaded(tmp_path, own, files)
+    assert caught.value.message.startswith(f"{tmp_path}/{message}")
+    assert "one of the project's files" in caught.value.hint
+
+
 def test_what_an_included_file_says_is_its_own(tmp_path: Path) -> None:
     own = {"hooks": {"before-update": "x"}}
     found = loaded(tmp_path, own, {

@@ -1391,3 +1391,27 @@ def test_a_new_project_that_cannot_be_planned_is_told_once(site: Site) -> None:
     (site.folder / "Dockerfile").unlink()
     assert [site.run(after=60).exit_code for _ in range(3)] == [1, 75, 75]
     assert site.run(forced=True).exit_code == 1
+
+
+def test_a_project_that_cannot_be_read_is_told_once_a_build_period(
+    updated: Site,
+) -> None:
+    compose = updated.folder / "compose.yml"
+    before = compose.read_text()
+    compose.write_text("services: [\n")
+    first = updated.run(after=600)
+    assert (first.outcome, first.exit_code) == ("failed", 1)
+    assert first.error
+    later = [updated.run(after=600) for _ in range(3)]
+    assert [one.exit_code for one in later] == [75, 75, 75]
+    assert later[0].error
+    assert later[0].error.message == first.error.message
+    assert updated.run(after=600, forced=True).exit_code == 1
+    # Something else is wrong.
+    compose.write_text("services:\n  web: [\n")
+    assert [updated.run(after=600).exit_code for _ in range(2)] == [1, 75]
+    assert [updated.run(after=DAY).exit_code for _ in range(2)] == [1, 1]
+    compose.write_text(before)
+    assert updated.run(after=600).exit_code == 0
+    compose.write_text("services:\n  web: [\n")
+    assert updated.run(after=600).exit_code == 1

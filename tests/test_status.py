@@ -17,7 +17,8 @@ from rbuild.decisions.moves import Sighting
 from rbuild.docker.engine import Container
 from rbuild.errors import EngineError
 from rbuild.registries import sightings
-from rbuild.state import failure, generation
+from rbuild.state import checks, failure, generation
+from rbuild.state.checks import Checks
 from rbuild.state.record import Record, Store, stamp, write
 
 HOUR = 3600
@@ -200,6 +201,18 @@ def test_kept_generations_are_told(site: Site) -> None:
         generation.write(site.state, generation.Generation(one, {}, {}), None)
     assert f"  kept      {', '.join(stamps)}\n" in said(site)[1]
     assert document(site)["generations"] == stamps
+
+
+def test_a_project_that_could_not_be_read_is_told(site: Site) -> None:
+    checks.write(site.state, Checks(unread="compose.yml:3: no"))
+    # As long as its files are not again what runs.
+    assert said(site)[0] == 0
+    (view,) = site.record.views.values()
+    view["paths"][f"{site.path}/compose.yml"] = None
+    site.save()
+    code, text = said(site)
+    assert code == 1
+    assert "  unknown   the last run could not read it: compose.yml:3: no\n" in text
 
 
 def test_a_run_that_was_cut_off_is_told(site: Site) -> None:

@@ -19,7 +19,7 @@ from rbuild.compose.inputs import Inputs
 from rbuild.compose.project import Project, Target, require_compose_file
 from rbuild.docker.engine import Engine
 from rbuild.errors import ProjectError
-from rbuild.settings import Given, as_json
+from rbuild.settings import FILE_KEYS, Given, as_json
 from rbuild.settingsfile import from_mapping, key_lines
 from rbuild.state import record
 from rbuild.state.record import Record, Store
@@ -82,7 +82,7 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     # Of files that are included or extended, Compose takes no `x-rbuild`.
     main = [one for one in documents if one.path in found.main_files]
     own_settings = _own_settings(rendered.get("x-rbuild"), main)
-    _refuse_lost_hooks(rendered.get("x-rbuild"), main)
+    _refuse_lost_settings(rendered.get("x-rbuild"), main)
 
     folder = store.path(parsed.name, project.home)
     known, damaged = _read(folder)
@@ -208,13 +208,23 @@ def _part(data: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
     return part
 
 
-def _refuse_lost_hooks(data: Any, documents: Sequence[yamlfile.Document]) -> None:
-    """Raise ProjectError for a hook that Compose drops or joins with another file's.
+def _refuse_lost_settings(data: Any, documents: Sequence[yamlfile.Document]) -> None:
+    """Raise ProjectError for a setting that Compose drops, or a hook that it joins with another's.
 
     Of several files' `x-rbuild`, Compose 2.26 takes the last one whole and 2.40 strings lists
     together; a dump that is quietly not made is found out when it is needed.
     """
-    rendered = data.get("hooks") if isinstance(data, dict) else None
+    data = data if isinstance(data, dict) else {}
+    for document in documents:
+        own = document.data.get("x-rbuild") if isinstance(document.data, dict) else None
+        for name in own if isinstance(own, dict) else ():
+            if name != "hooks" and name in FILE_KEYS and name not in data:
+                raise ProjectError(
+                    f"{document.path}:{document.line('x-rbuild', name)}: {name}: another file's "
+                    "x-rbuild replaces it",
+                    hint="let one of the project's files have the whole x-rbuild",
+                )
+    rendered = data.get("hooks")
     places: dict[str, str] = {}
     for document in documents:
         own = document.data.get("x-rbuild") if isinstance(document.data, dict) else None
