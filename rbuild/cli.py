@@ -216,9 +216,10 @@ def _lock_wait(command: Callable[..., Any]) -> Callable[..., Any]:
     cls=Main,
     invoke_without_command=True,
     context_settings=_CONTEXT,
-    epilog="A DURATION is a number of seconds, or 90s, 30m, 12h, 7d, 1w. Every option has an "
-    "environment variable, RBUILD_ and its name; BUILD_PERIOD, BUILD_TTL and UP_TIMEOUT_PERIOD "
-    "work too.",
+    epilog="A DURATION is a number of seconds, or 90s, 30m, 12h, 7d, 1w; KINDS are joined by "
+    "commas, or all, or none. Every option has an environment variable, RBUILD_ and its name; "
+    "BUILD_PERIOD, BUILD_TTL and UP_TIMEOUT_PERIOD work too. A COMMAND comes first, its options "
+    "behind it.",
 )
 @_settings
 @click.option(

@@ -94,7 +94,8 @@ def _images(value: Any) -> tuple[str, ...]:
 
 
 def key_lines(mapping: Any, line: Callable[..., int]) -> dict[str, int]:
-    """The line of each key of a mapping of settings, and of each hook as `hooks.NAME`.
+    """The line of each key of a mapping of settings, and of what a mapping in it holds as
+    `hooks.NAME`, `git.NAME`, `registry-auth.NAME`.
 
     `line` gives the line of the key that a path from the mapping leads to.
     """

@@ -119,7 +119,7 @@ class Stopping(NamedTuple):
 
 
 class Engine(Protocol):
-    """Docker and Compose. Every method raises EngineError or one of its kinds."""
+    """Docker and Compose. What a method can't do, it raises EngineError or one of its kinds for."""
 
     def check(self) -> EngineInfo:
         """Find the CLI, the Compose plugin and the engine, or say which is missing or too old."""

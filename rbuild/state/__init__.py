@@ -1,1 +1,1 @@
-"""What rbuild keeps on disk about a project: its record, generations, lock, logs."""
+"""What rbuild keeps about a project: its record, generations, checks and logs; and its lock."""

@@ -1,4 +1,4 @@
-"""What an update will do, as steps: pure, from plain values."""
+"""What an update will do, as steps: from plain values, but for a look where compose files are."""
 
 from __future__ import annotations
 
