@@ -105,7 +105,8 @@ class Command(click.Command):
 class Main(click.Group):
     """`rbuild [PROJECT]...`, with a few commands beside it.
 
-    A first word that is a command's name is that command; a project of that name is ./NAME.
+    A first word that is a command's name is that command; a project of that name is ./NAME, or
+    stands behind an option.
     """
 
     # As with a plain command, options may stand behind projects.
@@ -118,7 +119,15 @@ class Main(click.Group):
             # Where completion looks for a command.
             ctx.args = args
             return args
-        return _parse(self, ctx, args)
+        # Parsing uses them up.
+        given = list(args)
+        rest = _parse(self, ctx, args)
+        word = next(iter(ctx.params.get("projects") or ()), "")
+        if word in self.commands and "--" not in given and not os.path.lexists(word):
+            # Behind options, which are the command's as well, or it says that they aren't.
+            given.remove(word)
+            ctx.args = rest = [word, *given]
+        return rest
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that the first word names, or update projects."""
@@ -218,8 +227,7 @@ def _lock_wait(command: Callable[..., Any]) -> Callable[..., Any]:
     context_settings=_CONTEXT,
     epilog="A DURATION is a number of seconds, or 90s, 30m, 12h, 7d, 1w; KINDS are joined by "
     "commas, or all, or none. Every option has an environment variable, RBUILD_ and its name; "
-    "BUILD_PERIOD, BUILD_TTL and UP_TIMEOUT_PERIOD work too. A COMMAND comes first, its options "
-    "behind it.",
+    "BUILD_PERIOD, BUILD_TTL and UP_TIMEOUT_PERIOD work too.",
 )
 @_settings
 @click.option(
@@ -278,7 +286,7 @@ def main(_: click.Context, /, **given: Any) -> None:
     Without a PROJECT: the one in the current folder, else those of the configuration file.
     """  # fmt: skip
     with _Errors():
-        _refuse_misplaced(given["projects"])
+        _refuse_mistyped(given["projects"])
         sys.exit(_update(given))
 
 
@@ -341,20 +349,13 @@ def rollback(**given: Any) -> None:
         sys.exit(report.close())
 
 
-def _refuse_misplaced(projects: Sequence[str]) -> None:
-    """Raise UsageError for a command that was mistyped, or stands behind an option.
+def _refuse_mistyped(projects: Sequence[str]) -> None:
+    """Raise UsageError for a command that was mistyped.
 
     Else the projects behind it would be updated by who wants them rolled back.
     """
     word = projects[0] if projects else ""
-    if not word or os.path.lexists(os.path.expanduser(word)):
-        return
-    if word in main.commands:
-        raise UsageError(
-            f"{word} is a command and comes first: rbuild {word} [OPTIONS] [PROJECT]...",
-            hint=f"a project of that name is ./{word}",
-        )
-    if not word.isalpha():
+    if not word.isalpha() or os.path.lexists(word):
         return
     import difflib
 

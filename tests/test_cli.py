@@ -339,13 +339,13 @@ def test_a_project_that_is_called_like_a_command(asked: Crew, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("-v", "rollback", "p"), "rollback is a command and comes first: rbuild rollback ["),
-        (("-n", "status"), "status is a command and comes first"),
+        (("-n", "rollback", "p"), "No such option"),
+        (("--", "rollback", "p"), "did you mean rbuild rollback?"),
         (("rolback", "p"), "rolback: no such file, folder or command\n  did you mean rbuild roll"),
         (("stauts",), "did you mean rbuild status?"),
     ],
 )
-def test_a_command_that_is_mistyped_or_misplaced_updates_nothing(
+def test_a_command_that_is_mistyped_updates_nothing(
     asked: Crew, tmp_path: Path, arguments: Sequence[str], message: str
 ) -> None:
     project(tmp_path / "p")
@@ -353,6 +353,16 @@ def test_a_command_that_is_mistyped_or_misplaced_updates_nothing(
     assert result.exit_code == 2
     assert message in result.stderr
     assert asked.projects == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-v", "rollback", "p"), ("--state-dir", "rollback", "rollback", "p", "--json")]
+)
+def test_a_command_behind_options(asked: Crew, tmp_path: Path, arguments: Sequence[str]) -> None:
+    project(tmp_path / "p")
+    assert rbuild(*arguments).exit_code == 0
+    assert asked.projects == [str(tmp_path / "p")]
+    assert asked.options["task"].func is byhand.roll_back
 
 
 @pytest.mark.parametrize("word", ["states", "status.yml", "a/status"])
