@@ -178,6 +178,7 @@ def _note(scene: Scene, known: Record, containers: Sequence[Container]) -> dict[
         "step": "rollback",
         "generation": generation.name_of(scene.now),
         "touched": True,
+        "stopping": False,
         "going": "back",
         "by_hand": True,
         "error": "",

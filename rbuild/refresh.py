@@ -100,7 +100,11 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
     except RbuildError:
         note = (scene.known.underway if scene.known else None) or {}
         if note.get("touched") and not outcome.touched and not outcome.standing:
-            outcome.standing = "an earlier run has left it in need of a person (`rbuild status`)"
+            outcome.standing = (
+                "an earlier run has left it in need of a person (`rbuild status`)"
+                if note.get("going") == "over"
+                else "an earlier run was cut off here, which is not put right yet"
+            )
         raise
     finally:
         scene.log.close()

@@ -262,6 +262,7 @@ def test_any_bytes_are_a_record_or_a_state_error(folder: Path, content: bytes) -
 @example("underway", {"touched": True})
 @example("underway", {"touched": True, "since": "x"})
 @example("underway", {"touched": True, "since": "0001-01-01"})
+@example("underway", {"touched": True, "since": "2026-11-01T03:00:00.000Z", "up": "x"})
 @example("underway", {"services": 5, "after": [None]})
 @example("taken", "much")
 @example("untidy", 1)

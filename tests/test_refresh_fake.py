@@ -1415,3 +1415,16 @@ def test_a_project_that_cannot_be_read_is_told_once_a_build_period(
     assert updated.run(after=600).exit_code == 0
     compose.write_text("services:\n  web: [\n")
     assert updated.run(after=600).exit_code == 1
+
+
+def test_what_a_verdict_ends_is_not_held_up_by_what_the_engine_forgets(bad: Site) -> None:
+    """Nothing is about to stop once `up` has come to its end, whatever still runs as before."""
+    start = bad.save()
+    spent = []
+    for looks in (1000, 0):
+        bad.load(start)
+        bad.world.forgets_after = looks
+        before = time.time()
+        assert bad.run(after=DAY).outcome == "rolled-back"
+        spent.append(time.time() - before)
+    assert spent[1] == pytest.approx(spent[0], abs=1)

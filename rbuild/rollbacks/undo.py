@@ -85,8 +85,12 @@ def refuse(scene: Scene, loaded: Loaded, error: ProjectError) -> None:
         now=time.time(),
         build_period=scene.settings.build_period,
     )
-    scene.open_log()
-    record.write(scene.folder, known)
+    try:
+        scene.open_log()
+        record.write(scene.folder, known)
+    except StateError:
+        # Told at each run, then.
+        return
     scene.outcome.outcome = "failed"
     scene.outcome.retry = failure.next_try(known.failed)
     scene.run_hook("on-failure", generation="", error=error.message, stop=Stop())

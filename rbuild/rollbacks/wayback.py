@@ -48,7 +48,8 @@ def go(scene: Scene, kept: Generation, note: Underway) -> Way:
     those that stay as they are. Raises EngineError only where the engine doesn't answer; what
     else goes wrong is the way's `problem`.
     """
-    since = moment(note.note["since"]) + scene.clock_ahead
+    # What `up` has told to stop; of a record from before, anything since the run began.
+    since = moment(note.note.get("up") or note.note["since"]) + scene.clock_ahead
     engine = scene.calm_engine()
     source, services = _configuration(scene, kept)
     target = _target(scene, kept, source)
@@ -176,7 +177,9 @@ def _check_images(
 
 
 def _replaced(kept: Generation, note: Underway) -> frozenset[str]:
-    """IDs of the containers that the update was to replace."""
+    """IDs of the containers that an `up` which was broken off may have been about to replace."""
+    if not note.note.get("stopping", True):
+        return frozenset()
     made = note.note.get("services") or kept.services
     return frozenset(
         one for name in made if name in kept.services for one in kept.services[name].up

@@ -334,6 +334,7 @@ def _check(record: Record) -> None:
         raise TypeError("underway")
     if underway.get("touched"):
         _moment(underway["since"])
+        _moment(underway.get("up") or underway["since"])
     for failed in (record.failed, record.held):
         if failed is not None:
             _check_failure(failed)
@@ -368,6 +369,6 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "configuration": (str,), "taken": (int,), "untidy": (bool,),
     "failed": (dict, type(None)), "held": (dict, type(None)), "underway": (dict, type(None)),
 }  # fmt: skip
-_TEXTS = ("since", "step", "generation", "inputs", "error", "going", "commit")
+_TEXTS = ("since", "step", "generation", "inputs", "error", "going", "commit", "up")
 _LISTS = ("stopped", "failing", "superseded", "services", "after", "stay", "leave", "bases")
 _FAILED = ("inputs", "kind", "when", "next", "message", "log")

@@ -4,6 +4,8 @@ A record's `underway` note has:
 - `since`, `step` (what is being done), `generation` (what is kept of before), `touched` (whether
   containers may have been), `going` (empty on the way forward, `back` on the way back, `over`
   where it ended by itself in a state that needs a person), `by_hand` (`rbuild rollback` at work);
+- `up` (when the first `up` began), `stopping` (whether one has not come to its end, so that what it
+  told to stop may be about to);
 - `error` (what failed), `lost` (how often the engine went away, or the way back from an
   interruption failed), `resumed` (whether a second run took it up), `after` (the containers that
   there were at its end);
@@ -60,6 +62,9 @@ class Underway:
         noted = self._note.get("superseded") or ()
         self._note["superseded"] = list(dict.fromkeys([*self._earlier, *noted, *tracked]))
         self._note["touched"] |= isinstance(step, Up) or not certain
+        self._note["stopping"] = isinstance(step, Up)
+        if isinstance(step, Up):
+            self._note.setdefault("up", stamp(time.time()))
         self._write(certain)
 
     def has_built(self, images: Mapping[str, str], work: Work) -> None:
