@@ -1417,14 +1417,26 @@ def test_a_project_that_cannot_be_read_is_told_once_a_build_period(
     assert updated.run(after=600).exit_code == 1
 
 
-def test_what_a_verdict_ends_is_not_held_up_by_what_the_engine_forgets(bad: Site) -> None:
-    """Nothing is about to stop once `up` has come to its end, whatever still runs as before."""
+def test_only_an_up_that_was_broken_off_leaves_something_stopping(bad: Site) -> None:
+    """What a verdict ends is not held up by what the engine may have forgotten."""
+    names = bad.calls(after=DAY)
+    noted: list[bool] = []
+
+    def strike(call: int, name: str) -> None:
+        if name == "stopping":
+            noted.append((bad.known().underway or {})["stopping"])
+
     start = bad.save()
-    spent = []
-    for looks in (1000, 0):
-        bad.load(start)
-        bad.world.forgets_after = looks
-        before = time.time()
-        assert bad.run(after=DAY).outcome == "rolled-back"
-        spent.append(time.time() - before)
-    assert spent[1] == pytest.approx(spent[0], abs=1)
+    assert bad.run(strike, after=DAY).outcome == "rolled-back"
+    assert noted[0] is False
+    bad.load(start)
+    noted.clear()
+    stop = Stop()
+    ends = asks_to_stop(stop, names.index("up: create") + 1)
+
+    def both(call: int, name: str) -> None:
+        ends(call, name)
+        strike(call, name)
+
+    assert bad.run(both, stop=stop, after=DAY).exit_code == 143
+    assert noted[0] is True
