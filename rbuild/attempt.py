@@ -208,7 +208,7 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
     outcome.services = _services(made, after)
     outcome.warnings += tuple(work.warnings)
     try:
-        scene.run_hook("after-update", generation=note.note["generation"], stop=scene.means.stop)
+        scene.run_hook("after-update", generation=_kept(scene, note), stop=scene.means.stop)
         scene.tell("prune")
         keeping.tidy(scene, after)
     except Interrupted:
@@ -216,6 +216,12 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
         raise
     except RbuildError as error:
         outcome.warnings += (f"updated, but not all is cleaned up: {error.message}",)
+
+
+def _kept(scene: Scene, note: Underway) -> str:
+    """The generation that a hook may offer to a person; empty where nothing ran before."""
+    kept: str = note.note["generation"]
+    return kept if generation.read(scene.folder, kept) else ""
 
 
 def _services(made: Plan, after: Record) -> list[dict[str, object]]:

@@ -114,20 +114,31 @@ class Main(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as a plain command: a group would take every word for a command."""
-        if args and args[0] in self.commands:
-            _parse(self, ctx, [])
-            # Where completion looks for a command.
-            ctx.args = args
-            return args
-        # Parsing uses them up.
-        given = list(args)
-        rest = _parse(self, ctx, args)
-        word = next(iter(ctx.params.get("projects") or ()), "")
-        if word in self.commands and "--" not in given and not os.path.lexists(word):
-            # Behind options, which are the command's as well, or it says that they aren't.
-            given.remove(word)
-            ctx.args = rest = [word, *given]
-        return rest
+        at = self._command_at(args)
+        if at is None:
+            return _parse(self, ctx, args)
+        # The options before it are the command's as well, or it says that they aren't.
+        given = [args[at], *args[:at], *args[at + 1 :]]
+        _parse(self, ctx, [])
+        # Where completion looks for a command.
+        ctx.args = given
+        return given
+
+    def _command_at(self, args: Sequence[str]) -> int | None:
+        """Where the first word is, if that is a command."""
+        take_values = {
+            name
+            for one in self.params
+            if isinstance(one, click.Option) and not (one.is_flag or one.count)
+            for name in one.opts
+        }
+        at = 0
+        while at < len(args) and args[at].startswith("-") and args[at] != "--":
+            at += 2 if args[at] in take_values else 1
+        if at >= len(args) or args[at] not in self.commands:
+            return None
+        # Behind options, a folder of that name is a project.
+        return at if at == 0 or not os.path.lexists(args[at]) else None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that the first word names, or update projects."""
@@ -545,18 +556,17 @@ class _Report:
     def add(self, one: Outcome) -> None:
         """A project has come to its end."""
         self._outcomes.append(one)
+        # Either may be gone without the other.
         with self._said():
-            self._add(one)
-
-    def _add(self, one: Outcome) -> None:
-        self._clear()
-        for priority, line in problems(one, self._terminal):
-            prefix = f"<{priority}>" if self._journal else ""
-            color = {3: "red", 4: "yellow"}.get(priority) if not line.startswith(" ") else None
-            click.secho(prefix + line, err=True, fg=color, color=self._color)
+            self._clear()
+            for priority, line in problems(one, self._terminal):
+                prefix = f"<{priority}>" if self._journal else ""
+                color = {3: "red", 4: "yellow"}.get(priority) if not line.startswith(" ") else None
+                click.secho(prefix + line, err=True, fg=color, color=self._color)
         if not self._json:
-            for line in results([one], self._verbose, self._quiet):
-                click.echo(line)
+            with self._said():
+                for line in results([one], self._verbose, self._quiet):
+                    click.echo(line)
 
     def tell(self, name: str, text: str, step: bool) -> None:
         """A project makes progress: a step begins, or its command has written a line."""
@@ -583,6 +593,7 @@ class _Report:
         code = exit_code(self._outcomes)
         with self._said():
             self._clear()
+        with self._said():
             if self._json:
                 click.echo(json.dumps(document(self._outcomes, code), indent=2))
         if self._unsaid is None:

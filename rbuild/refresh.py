@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import NoReturn
@@ -29,12 +29,14 @@ from rbuild.errors import (
     ProjectError,
     RbuildError,
     RolledBack,
+    StateError,
 )
-from rbuild.process import Log
+from rbuild.process import Log, Stop
 from rbuild.registries import credentials
 from rbuild.report import Outcome
-from rbuild.rollbacks import recovery, rescue, undo
-from rbuild.settings import from_json
+from rbuild.rollbacks import recovery, rescue
+from rbuild.settings import Settings, from_json
+from rbuild.sources.git import HalfMoved
 from rbuild.state import checks, failure, lock, logs, record
 from rbuild.state.record import Record
 from rbuild.updates import checkout, keeping, planning, resting
@@ -75,14 +77,14 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
         loaded = _load(project, run, means)
     except RbuildError as error:
         _rescue_unread(project, run, means, outcome, held)
-        if isinstance(error, ProjectError) and not (run.dry_run or run.forced):
-            _tell_unread(project, run, error)
+        if isinstance(error, ProjectError):
+            for folder, known in _spelt(project, run):
+                view = from_json(known.views[project.spelling].get("settings", {}))
+                _is_news(folder, run, run.settings(view), error)
         raise
     outcome.name, outcome.notes = loaded.configuration.name, loaded.notes
     if not means.claim(loaded.folder):
         return False
-    if not run.dry_run:
-        _forget_unread(loaded)
     now = turn(run)
     scene = Scene(
         project=project, run=run, means=means, outcome=outcome,
@@ -97,18 +99,34 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
         credentials.remove(scene.docker_config)
     try:
         _work(scene, loaded)
-    except RbuildError:
-        note = (scene.known.underway if scene.known else None) or {}
-        if note.get("touched") and not outcome.touched and not outcome.standing:
-            outcome.standing = (
-                "an earlier run has left it in need of a person (`rbuild status`)"
-                if note.get("going") == "over"
-                else "an earlier run was cut off here, which is not put right yet"
-            )
+        _is_news(scene.folder, run, scene.settings, None)
+    except RbuildError as error:
+        _tell_early(scene, error)
         raise
     finally:
         scene.log.close()
     return True
+
+
+def _tell_early(scene: Scene, error: RbuildError) -> None:
+    """What has failed before there was an update: told once, and by how the project stands."""
+    outcome, run, settings = scene.outcome, scene.run, scene.settings
+    note = (scene.known.underway if scene.known else None) or {}
+    if note.get("touched") and not outcome.touched and not outcome.standing:
+        outcome.standing = (
+            "an earlier run has left it in need of a person (`rbuild status`)"
+            if note.get("going") == "over"
+            else "an earlier run was cut off here, which is not put right yet"
+        )
+    if scene.begun:
+        _is_news(scene.folder, run, settings, None)
+    # Where the checkout was put back, the new commit waits by itself.
+    elif isinstance(error, ProjectError | HalfMoved) and not scene.restored:
+        is_news = _is_news(scene.folder, run, settings, error)
+        if is_news and "on-failure" in settings.hooks:
+            outcome.outcome = "failed"
+            scene.open_log()
+            scene.run_hook("on-failure", generation="", error=error.message, stop=Stop())
 
 
 def _load(project: Project, run: Run, means: Means) -> Loaded:
@@ -126,7 +144,7 @@ def _work(scene: Scene, loaded: Loaded) -> None:
         resumes = rescue.may_go_on(scene, scene.engine)
         outcome.reasons = _decide(scene, looks_into_contexts=False).reasons
         if not resumes:
-            rescue.go_back(scene)
+            _go_back(scene)
     try:
         _go_on(scene, resumes)
     except Interrupted:
@@ -136,6 +154,17 @@ def _work(scene: Scene, loaded: Loaded) -> None:
             # It can't be brought to its end after all.
             _back_to_what_ran(scene)
         raise
+
+
+def _go_back(scene: Scene) -> None:
+    """What a cut-off run has torn goes back. If it can't, whoever asks for a build gets one."""
+    try:
+        rescue.go_back(scene)
+    except NeedsPerson as error:
+        if not scene.run.forced:
+            raise
+        scene.outcome.warnings += (f"{error.message}: built anew, as asked for",)
+        scene.known = record.read(scene.folder)
 
 
 def _go_on(scene: Scene, resumes: bool) -> None:
@@ -203,12 +232,7 @@ def _decide_and_update(scene: Scene, resumes: bool) -> None:
             return
 
     scene.info = scene.info or scene.engine.check()
-    try:
-        made, kept = planning.prepare(scene, loaded)
-    except ProjectError as error:
-        if not (resumes or run.dry_run or scene.forwarded):
-            undo.refuse(scene, loaded, error)
-        raise
+    made, kept = planning.prepare(scene, loaded)
     if resumes:
         assert scene.known
         last = tuple(one for one in made.steps if isinstance(one, Require | Up | Gate | Watch))
@@ -334,10 +358,10 @@ def _rescue_unread(
     """
     if run.dry_run:
         return
-    for folder, known in record.at_home(run.store, project.home):
-        view = known.views.get(project.spelling)
-        if view is None or not rescue.is_torn(known) or not means.claim(folder):
+    for folder, known in _spelt(project, run):
+        if not rescue.is_torn(known) or not means.claim(folder):
             continue
+        view = known.views[project.spelling]
         outcome.name = known.name
         now = turn(run)
         scene = Scene(
@@ -352,25 +376,34 @@ def _rescue_unread(
             scene.log.close()
 
 
-def _tell_unread(project: Project, run: Run, error: ProjectError) -> None:
-    """Raise Deferred where the same was told of the project already, within its build period."""
+def _spelt(project: Project, run: Run) -> Iterator[tuple[str, Record]]:
+    """State folders and records of the projects that this spelling has named so far."""
     for folder, known in record.at_home(run.store, project.home):
-        view = known.views.get(project.spelling)
-        if view is None:
-            continue
-        now = turn(run)
-        before = checks.read(folder)
-        period = run.settings(from_json(view.get("settings", {}))).build_period
-        if before.unread == error.message and 0 <= now - before.unread_told < period:
-            raise Deferred(error.message, hint=error.hint, detail=error.detail) from None
-        checks.write(folder, replace(before, unread=error.message, unread_told=now))
+        if project.spelling in known.views:
+            yield folder, known
 
 
-def _forget_unread(loaded: Loaded) -> None:
-    """It can be read again."""
-    before = checks.read(loaded.folder)
-    if before.unread:
-        checks.write(loaded.folder, replace(before, unread=""))
+def _is_news(folder: str, run: Run, settings: Settings, error: RbuildError | None) -> bool:
+    """Remember what is wrong with a project before there is an update of it; None for nothing.
+
+    Each run looks anew, which costs little. Gives whether it is to be told now; raises Deferred
+    if it was, within the build period.
+    """
+    if run.dry_run:
+        return False
+    before, now = checks.read(folder), turn(run)
+    if error is None:
+        if before.wrong:
+            checks.write(folder, replace(before, wrong=""))
+        return False
+    text = "\n".join(filter(None, (error.message, error.detail)))
+    is_known = before.wrong == text and 0 <= now - before.wrong_told < settings.build_period
+    if is_known and not run.forced:
+        raise Deferred(error.message, hint=error.hint, detail=error.detail) from None
+    with suppress(StateError):
+        run.store.make(folder)
+        checks.write(folder, replace(before, wrong=text, wrong_told=now))
+    return True
 
 
 def _outcome_of(error: RbuildError) -> str:

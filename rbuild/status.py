@@ -88,8 +88,9 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
         if one.generations:
             text.append(f"  kept      {', '.join(one.generations)}")
         if one.problem:
-            rest = (*one.problem.detail.splitlines(), one.problem.hint)
-            text.append(f"  unknown   {one.problem.message}")
+            first, *more = one.problem.message.splitlines()
+            rest = (*more, *one.problem.detail.splitlines(), one.problem.hint)
+            text.append(f"  unknown   {first}")
             text += [f"            {line}" for line in rest if line]
         text += _service_lines(one, now)
         if verbose and one.settings:
@@ -167,7 +168,8 @@ def _stand(project: Project, run: Run) -> Standing:
         settings = run.settings(from_json(view["settings"]) if view else {})
         changed = fingerprint.differences(view, run.environ, known.key) if view else []
         found = lookout.Lookout(run, Stop()).recall(known, settings, folder)
-        unread = checks.read(folder).unread if changed else ""
+        told = checks.read(folder)
+        when = f"the run of {_local(told.wrong_told)} could not work on it: "
         decision = staleness.decide(
             known,
             changed,
@@ -191,7 +193,7 @@ def _stand(project: Project, run: Run) -> Standing:
             due=decision.due,
             failure=known.failed or known.held,
             generations=tuple(generation.stamps(folder)),
-            problem=ProjectError(f"the last run could not read it: {unread}") if unread else None,
+            problem=ProjectError(when + told.wrong) if told.wrong else None,
             moves=found,
         )
     require_compose_file(project, run.environ)

@@ -97,6 +97,9 @@ class Fake:
     def remove_container(self, container: str) -> None:
         self.asked.append(("remove", container))
 
+    def start_container(self, container: str) -> None:
+        self.asked.append(("start", container))
+
     def rename_container(self, container: str, name: str) -> None:
         self.asked.append(("rename", container, name))
 

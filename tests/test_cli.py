@@ -18,7 +18,7 @@ from rbuild import __version__, byhand, crew, refresh, removal
 from rbuild.cli import _Report, main
 from rbuild.decisions.glance import Run
 from rbuild.decisions.staleness import Reason
-from rbuild.errors import Deferred, ProjectError
+from rbuild.errors import Deferred, RolledBack
 from rbuild.report import Outcome
 from rbuild.settings import OPTIONS
 
@@ -356,7 +356,12 @@ def test_a_command_that_is_mistyped_updates_nothing(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("-v", "rollback", "p"), ("--state-dir", "rollback", "rollback", "p", "--json")]
+    "arguments",
+    [
+        ("-v", "rollback", "p"),
+        ("--state-dir", "rollback", "rollback", "p", "--json"),
+        ("--state-dir=s", "-v", "rollback", "--to", "x", "p"),
+    ],
 )
 def test_a_command_behind_options(asked: Crew, tmp_path: Path, arguments: Sequence[str]) -> None:
     project(tmp_path / "p")
@@ -540,19 +545,26 @@ def report_on_a_terminal(monkeypatch: pytest.MonkeyPatch, **given: Any) -> tuple
 
 
 @pytest.mark.parametrize("verbose", [0, 1])
-@pytest.mark.parametrize(("outcome", "code"), [("updated", 1), ("deferred", 75)])
+@pytest.mark.parametrize(("outcome", "code"), [("updated", 1), ("deferred", 75), ("failed", 3)])
 def test_a_terminal_that_has_gone(
-    monkeypatch: pytest.MonkeyPatch, outcome: str, code: int, verbose: int
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outcome: str,
+    code: int,
+    verbose: int,
 ) -> None:
     report, master = report_on_a_terminal(monkeypatch, verbose=verbose)
     report.tell("site", "build web", True)
     os.close(master)
     report.tell("site", "bring up web", True)
     report.tell("site", "a line", False)
-    error = ProjectError("no") if outcome == "updated" else Deferred("later")
-    report.add(Outcome("site", "/srv/site", outcome, error=error))
+    errors = {"deferred": Deferred("later"), "failed": RolledBack("it failed")}
+    reasons = (Reason("new", "no record"),)
+    report.add(Outcome("site", "/srv/site", outcome, reasons, error=errors.get(outcome)))
     assert report.close() == code
     monkeypatch.undo()
+    # What still listens has heard it.
+    assert ("site: updated" in capsys.readouterr().out) is (outcome == "updated")
 
 
 def test_an_outcome_that_nobody_hears_of_is_no_success(

@@ -81,21 +81,23 @@ def test_a_hook_that_compose_drops_or_mangles_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("first", "own"),
+    ("first", "override", "own", "lost"),
     [
-        ("build-period: 7d", {"keep-images": 2}),
-        ("check: [base]", {"keep-images": 2}),
-        ("up: no", None),
+        ("build-period: 7d", "keep-images: 2", {"keep-images": 2}, "2: build-period"),
+        ("check: [base]", "keep-images: 2", {"keep-images": 2}, "2: check"),
+        ("up: no", "", None, "2: up"),
+        ("git: {\n    remote: up}", "git: {branch: b}", {"git": {"branch": "b"}}, "3: git.remote"),
+        ("git: {remote: up}", "git:", {"git": None}, "2: git.remote"),
     ],
 )
-def test_a_setting_that_compose_drops_is_refused(tmp_path: Path, first: str, own: Any) -> None:
+def test_a_setting_that_compose_drops_is_refused(
+    tmp_path: Path, first: str, override: str, own: Any, lost: str
+) -> None:
     files = {
-        "compose.yml": f"x-rbuild:\n  keep-images: 1\n  {first}\n",
-        "compose.override.yml": "x-rbuild: {keep-images: 2}\n" if own else "x-rbuild:\n",
+        "compose.yml": f"x-rbuild:\n  {first}\n",
+        "compose.override.yml": f"x-rbuild:\n  {override}\n",
     }
-    message = f"compose.yml:3: {first.partition(':')[0]}: another file's x-rbuild replaces it"
-    if own is None:
-        message = "compose.yml:2: keep-images: another file's x-rbuild replaces it"
+    message = f"compose.yml:{lost}: another file's x-rbuild replaces it"
     with pytest.raises(ProjectError) as caught:
         loaded(tmp_path, own, files)
     assert caught.value.message.startswith(f"{tmp_path}/{message}")

@@ -17,7 +17,7 @@ from rbuild.docker.engine import Container, Image
 from rbuild.rollbacks.rollback import Back, commands, data_at_risk, plan, what_runs
 from rbuild.state.generation import UP, Generation, Kept
 from rbuild.updates.health import Expectation
-from rbuild.updates.step import Drop, Gate, Restore, Step, Up
+from rbuild.updates.step import Drop, Gate, Restore, Start, Step, Up
 
 STAMP = "20261101T030000Z"
 TARGET = Target("/srv/site", ("/state/kept.json",), (), "site")
@@ -293,21 +293,44 @@ def test_what_stays_new_keeps_container_and_name() -> None:
     assert [one.service for one in awaited(found)] == ["web", "db"]
 
 
-@pytest.mark.parametrize("state", ["created", "exited", "dead"])
-def test_what_stays_new_is_started_where_nobody_has(state: str) -> None:
-    now = [box("web", "web-1", image="old-web"), box("db", "db-2", state)]
+def started(found: Back) -> list[str]:
+    return [box.id for one in found.steps if isinstance(one, Start) for box in one.containers]
+
+
+def test_what_stays_new_is_started_where_nobody_has() -> None:
+    now = [box("web", "web-1", image="old-web"), box("db", "db-2", "created")]
     found = back(WEB_DB, now, stay=["db"])
-    assert found.moving == ()
-    assert [one.services for one in ups(found)] == [("db",)]
+    assert (found.moving, ups(found), started(found)) == ((), [], ["db-2"])
     assert "db" not in names(found)
     assert [one.count for one in awaited(found)] == [1, 1]
 
 
-def test_what_stays_new_takes_the_old_image_where_there_is_no_new_one() -> None:
-    images = {name: one for name, one in here("web", "db").items() if name != "db"}
-    found = back(WEB_DB, [box("web", "web-1", image="old-web")], images, stay=["db"])
-    assert [one.services for one in ups(found)] == [("db",)]
-    assert names(found)["db"] == tag("db")
+def test_what_was_stopped_before_there_was_a_new_one_is_started_as_it_was() -> None:
+    old = box("db", "a" * 64, "exited")
+    generation = made_of(kept("web", "web-1"), kept("db", old.id))
+    new = box("db", "db-2", "created", replaces=old.id[:12])
+    now = [box("web", "web-1", image="old-web"), old, new]
+    found = back(generation, now, stay=["db"])
+    assert started(found) == [old.id]
+    assert [one.leftovers for one in ups(found)] == [(new,)]
+    # Its new container goes on where the old one is gone.
+    found = back(generation, [now[0], new], stay=["db"])
+    assert started(found) == [new.id]
+
+
+@pytest.mark.parametrize("old", ["running", "exited"])
+def test_what_has_run_on_its_new_image_is_left_to_the_gate(old: str) -> None:
+    """Its data may be new."""
+    generation = made_of(kept("web", "web-1"), kept("db", "db-1", "db-3"))
+    now = [box("web", "web-1"), box("db", "db-2", "exited"), box("db", "db-3", old)]
+    found = back(generation, now, stay=["db"])
+    assert (ups(found), started(found)) == ([], [])
+    assert [one.service for one in awaited(found)] == ["web", "db"]
+
+
+def test_what_the_update_had_not_come_to_is_not_started() -> None:
+    now = [box("web", "web-1"), box("db", "db-1", "exited")]
+    assert started(back(WEB_DB, now, made=["web"], stay=["db"])) == []
 
 
 # Namespaces
@@ -407,23 +430,14 @@ def test_in_any_case(case: dict[str, Any]) -> None:
             id not in generation.containers for id in ids
         )
 
-    def works(name: str) -> bool:
-        boxes = [one for one in own if one.service == name and not one.replaces]
-        return bool(boxes) and all(one.state in UP for one in boxes)
-
-    raised = [
-        name for name, one in generation.services.items()
-        if name in stay and one.up and not one.left and name not in found.lost
-        and not (works(name) if name in case["made"] else not touched(name))
-    ]  # fmt: skip
-    for name in (*found.moving, *({*found.lost} - {*stay})):
+    for name in (*found.moving, *found.lost):
         # Never what had ended, was left alone or is to stay; never what is intact, unless it
         # lives in the namespace of one that moves.
         assert generation.services[name].up
         assert not generation.services[name].left
         assert name not in stay
         given = services.get(name)
-        assert touched(name) or {*given.shares} & {*found.moving, *found.lost, *raised}
+        assert touched(name) or {*given.shares} & {*found.moving, *found.lost}
     for name, one in generation.services.items():
         if one.up and not one.left and name not in stay and touched(name):
             assert (name in found.moving) != (name in found.lost)
@@ -434,9 +448,7 @@ def test_in_any_case(case: dict[str, Any]) -> None:
         assert images[means].id == generation.services[name].image
     for name, source in names(found).items():
         assert source in images
-        assert name not in {
-            services[one].image for one in stay if one in services and one in images
-        }
+        assert name not in {services[one].image for one in stay if one in services}
     gone = dropped(found)
     for one in case["containers"]:
         if one.id in gone:
@@ -445,18 +457,24 @@ def test_in_any_case(case: dict[str, Any]) -> None:
             assert one.service in case["made"]
             assert one.service not in stay
     kinds = [type(one) for one in found.steps]
-    assert kinds == [kind for kind in (Restore, Drop, Up, Gate) if kind in kinds]
+    assert kinds == [kind for kind in (Restore, Drop, Up, Start, Gate) if kind in kinds]
     for up in ups(found):
-        assert up.services == (*found.moving, *raised)
-        assert {"--no-deps", *up.services} <= {*up.options}
-        assert {*up.options} <= {"--no-deps", "--force-recreate", *up.services} | {
-            f"--scale={name}={len(generation.services[name].up)}" for name in up.services
+        assert up.services == found.moving
+        assert {"--no-deps", *found.moving} <= {*up.options}
+        assert {*up.options} <= {"--no-deps", "--force-recreate", *found.moving} | {
+            f"--scale={name}={len(generation.services[name].up)}" for name in found.moving
         }
-    assert bool(ups(found)) or not raised
+    ids = {one.id: one for one in own}
+    for id in started(found):
+        # Only of what stays new, and what never ran, or ran before there was anything new.
+        assert ids[id].service in stay
+        assert ids[id].state == "created" or not any(
+            one.id not in generation.containers and one.state != "created" and not one.replaces
+            for one in own
+            if one.service == ids[id].service
+        )
     assert {one.service: one.count for one in awaited(found)} == {
-        name: max(1, sum(box.service == name for box in own))
-        if name in stay and name not in raised
-        else len(one.up)
+        name: max(1, sum(box.service == name for box in own)) if name in stay else len(one.up)
         for name, one in generation.services.items()
         if one.up and not one.left and name in {*case["made"], *found.moving, *stay} - {*found.lost}
     }

@@ -204,15 +204,14 @@ def test_kept_generations_are_told(site: Site) -> None:
 
 
 def test_a_project_that_could_not_be_read_is_told(site: Site) -> None:
-    checks.write(site.state, Checks(unread="compose.yml:3: no"))
-    # As long as its files are not again what runs.
-    assert said(site)[0] == 0
-    (view,) = site.record.views.values()
-    view["paths"][f"{site.path}/compose.yml"] = None
-    site.save()
+    when = time.time() - HOUR
+    checks.write(site.state, Checks(wrong="compose.yml:3: no\nthe detail", wrong_told=when))
     code, text = said(site)
     assert code == 1
-    assert "  unknown   the last run could not read it: compose.yml:3: no\n" in text
+    then = time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+    message = f"the run of {then} could not work on it: compose.yml:3: no"
+    assert f"  unknown   {message}\n            the detail\n" in text
+    assert document(site)["problem"] == f"{message}\nthe detail"
 
 
 def test_a_run_that_was_cut_off_is_told(site: Site) -> None:

@@ -367,6 +367,10 @@ class Fake:
         self._call("remove_container")
         self.world.remove(container)
 
+    def start_container(self, container: str) -> None:
+        self._call("start_container")
+        self._start(next(one for one in self.world.boxes if one.id == container))
+
     def rename_container(self, container: str, name: str) -> None:
         self._call("rename_container")
         box = next(one for one in self.world.boxes if one.id == container)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from rbuild.compose.inputs import Inputs
 from rbuild.compose.project import Project, Target, require_compose_file
 from rbuild.docker.engine import Engine
 from rbuild.errors import ProjectError
-from rbuild.settings import FILE_KEYS, Given, as_json
+from rbuild.settings import FILE_KEYS, MAPPINGS, Given, as_json
 from rbuild.settingsfile import from_mapping, key_lines
 from rbuild.state import record
 from rbuild.state.record import Record, Store
@@ -208,6 +208,18 @@ def _part(data: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
     return part
 
 
+def _lost(own: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The keys that lead to settings of one file which the rendered ones lack; not hooks."""
+    for name, value in own.items():
+        if name == "hooks" or name not in FILE_KEYS:
+            continue
+        if name not in data:
+            yield (name,)
+        elif name in MAPPINGS and isinstance(value, dict):
+            inside = data[name] or ()
+            yield from ((name, one) for one in value if one not in inside)
+
+
 def _refuse_lost_settings(data: Any, documents: Sequence[yamlfile.Document]) -> None:
     """Raise ProjectError for a setting that Compose drops, or a hook that it joins with another's.
 
@@ -217,13 +229,12 @@ def _refuse_lost_settings(data: Any, documents: Sequence[yamlfile.Document]) -> 
     data = data if isinstance(data, dict) else {}
     for document in documents:
         own = document.data.get("x-rbuild") if isinstance(document.data, dict) else None
-        for name in own if isinstance(own, dict) else ():
-            if name != "hooks" and name in FILE_KEYS and name not in data:
-                raise ProjectError(
-                    f"{document.path}:{document.line('x-rbuild', name)}: {name}: another file's "
-                    "x-rbuild replaces it",
-                    hint="let one of the project's files have the whole x-rbuild",
-                )
+        for lost in _lost(own, data) if isinstance(own, dict) else ():
+            place = f"{document.path}:{document.line('x-rbuild', *lost)}"
+            raise ProjectError(
+                f"{place}: {'.'.join(lost)}: another file's x-rbuild replaces it",
+                hint="let one of the project's files have the whole x-rbuild",
+            )
     rendered = data.get("hooks")
     places: dict[str, str] = {}
     for document in documents:

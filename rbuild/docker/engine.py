@@ -189,6 +189,9 @@ class Engine(Protocol):
     def remove_container(self, container: str) -> None:
         """Remove a container, running or not; never its volumes."""
 
+    def start_container(self, container: str) -> None:
+        """Start a container that was created or has ended."""
+
     def rename_container(self, container: str, name: str) -> None:
         """Give a container another name."""
 

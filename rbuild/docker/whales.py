@@ -314,6 +314,15 @@ class Whales:
             raise EngineError(f"container {container}: cannot be removed",
                               detail=_text(error)) from None  # fmt: skip
 
+    def start_container(self, container: str) -> None:
+        """See `engine.Engine.start_container`."""
+        self._stop.check()
+        try:
+            self._quick.container.start(container)
+        except DockerException as error:
+            raise EngineError(f"container {container}: cannot be started",
+                              detail=_text(error)) from None  # fmt: skip
+
     def rename_container(self, container: str, name: str) -> None:
         """See `engine.Engine.rename_container`."""
         self._stop.check()

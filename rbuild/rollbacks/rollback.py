@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from rbuild.compose.configuration import Service
 from rbuild.compose.project import Target
 from rbuild.docker.engine import Container, Image
-from rbuild.state.generation import UP, Generation
+from rbuild.state.generation import UP, Generation, Kept
 from rbuild.updates.health import Expectation, was_failing
-from rbuild.updates.step import Drop, Gate, Restore, Step, Up
+from rbuild.updates.step import Drop, Gate, Restore, Start, Step, Up
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +55,15 @@ def plan(
         and name not in {*stay, *leave}
         and not (_intact if name in made else _there)(name, generation, now)
     ]
-    # Those that keep their new image may have been stopped, and not started again.
-    staying = [
-        name
-        for name, kept in generation.services.items()
-        if kept.up and not kept.left and name in stay and name not in leave
-        and not (_works(name, now) if name in made else _there(name, generation, now))
-    ]  # fmt: skip
-    members = _members([*moving, *staying], generation, services, {*stay, *leave})
+    members = _members(moving, generation, services, {*stay, *leave})
     moving += members
     lost = [
-        name
-        for name in (*moving, *staying)
-        if name not in services
-        or not (
-            _source(name, generation, images)
-            or (name in staying and _means(services[name].image, images))
-        )
+        name for name in moving if name not in services or not _source(name, generation, images)
     ]
     moving = [name for name in moving if name not in lost]
-    staying = [name for name in staying if name not in lost]
 
     steps: list[Step] = []
     names = _names(generation, services, images, moving, {*stay, *leave})
-    for name in staying:
-        if not _means(services[name].image, images):
-            # There is no new one yet.
-            names[services[name].image] = _source(name, generation, images)
     if names:
         steps.append(Restore(tuple(names.items())))
     drop = [
@@ -91,22 +73,30 @@ def plan(
     ]
     if drop:
         steps.append(Drop(tuple(drop)))
-    up = (*moving, *staying)
-    counts = {name: len(generation.services[name].up) for name in up}
+    counts = {name: len(generation.services[name].up) for name in moving}
     scales = [
         f"--scale={name}={count}" for name, count in counts.items() if services[name].scale != count
     ]
     leftovers = tuple(one for one in now if one.replaces and one not in drop)
-    if up or leftovers:
+    if moving or leftovers:
         steps.append(
             Up(
-                services=up,
+                services=tuple(moving),
                 # Compose does not see that a namespace is gone under a container.
-                options=(*scales, *(["--force-recreate"] if members else []), "--no-deps", *up),
+                options=(*scales, *(["--force-recreate"] if members else []), "--no-deps", *moving),
                 leftovers=leftovers,
                 target=target,
             )
         )
+    staying = {name: _standing(name, now) for name in stay if name not in leave}
+    idle = [
+        one
+        for name, boxes in staying.items()
+        for one in _idle(boxes, generation.services.get(name), generation)
+        if name in made
+    ]
+    if idle:
+        steps.append(Start(tuple(idle)))
     judged = [
         name
         for name, kept in generation.services.items()
@@ -116,7 +106,7 @@ def plan(
         and name not in lost
         and name in {*made, *moving, *stay}
     ]
-    there = {name: counts.get(name) or sum(one.service == name for one in now) for name in stay}
+    there = {name: len(boxes) for name, boxes in staying.items()}
     expectations = (_expectation(name, generation, services, there) for name in judged)
     steps.append(Gate(tuple(expectations), {one.id: one.restarts for one in now}))
     return Back(tuple(steps), tuple(moving), tuple(lost), tuple(judged))
@@ -177,6 +167,8 @@ def commands(steps: Iterable[Step]) -> list[str]:
                 lines += [f"docker tag {image} {name}" for name, image in step.names]
             case Drop():
                 lines += [f"docker rm -f {one.name}" for one in step.containers]
+            case Start():
+                lines += [f"docker start {one.id[:12]}" for one in step.containers]
             case Up() if step.target and step.services:
                 target = step.target
                 options = [option for file in target.files for option in ("-f", file)]
@@ -196,9 +188,24 @@ def _intact(name: str, generation: Generation, now: Iterable[Container]) -> bool
     )
 
 
-def _works(name: str, now: Iterable[Container]) -> bool:
-    own = [one for one in now if one.service == name and not one.replaces]
-    return bool(own) and all(one.state in UP for one in own)
+def _standing(name: str, now: Sequence[Container]) -> list[Container]:
+    """A service's containers, without those that a broken-off recreate was about to put there."""
+    here = {one.id[:12] for one in now}
+    return [one for one in now if one.service == name and one.replaces not in here]
+
+
+def _idle(boxes: Sequence[Container], kept: Kept | None, generation: Generation) -> list[Container]:
+    """Containers of a service that keeps its new image which wait to be started.
+
+    A new one that has run by itself is left: so is the old one then, for its data may be new.
+    """
+    if kept is None or not kept.up or kept.left:
+        return []
+    new = [one for one in boxes if one.id not in generation.containers]
+    found = [one for one in new if one.state == "created"]
+    if all(one in found for one in new):
+        found += [one for one in boxes if one.id in kept.up and one.state not in UP]
+    return found
 
 
 def _there(name: str, generation: Generation, now: Iterable[Container]) -> bool:

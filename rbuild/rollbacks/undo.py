@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from rbuild.compose.loading import Loaded
 from rbuild.docker.engine import Engine, Port
 from rbuild.errors import (
     CutOff,
@@ -19,16 +18,15 @@ from rbuild.errors import (
     EngineError,
     Interrupted,
     NeedsPerson,
-    ProjectError,
     RbuildError,
     RolledBack,
     StateError,
 )
 from rbuild.process import Stop
 from rbuild.rollbacks import rollback, wayback
-from rbuild.state import failure, generation, record
+from rbuild.state import failure, generation
 from rbuild.state.generation import Generation
-from rbuild.updates import checkout, keeping, steps, underway
+from rbuild.updates import checkout, keeping, steps
 from rbuild.updates.plan import Plan
 from rbuild.updates.scene import Scene
 from rbuild.updates.step import Keep
@@ -69,31 +67,6 @@ def undo(
         raise error
     note.turn(error, is_failure=not interrupted)
     turn_back(scene, note, error, [*tracked(work), *work.pulled])
-
-
-def refuse(scene: Scene, loaded: Loaded, error: ProjectError) -> None:
-    """Write down that the update can't even be planned: told once, and tried again later."""
-    known = scene.known or underway.blank(loaded)
-    known.failed = failure.failed(
-        known.failed,
-        inputs=scene.inputs,
-        bases={},
-        commit=scene.commit,
-        kind=failure.UNTOUCHED,
-        message=error.message,
-        log="",
-        now=time.time(),
-        build_period=scene.settings.build_period,
-    )
-    try:
-        scene.open_log()
-        record.write(scene.folder, known)
-    except StateError:
-        # Told at each run, then.
-        return
-    scene.outcome.outcome = "failed"
-    scene.outcome.retry = failure.next_try(known.failed)
-    scene.run_hook("on-failure", generation="", error=error.message, stop=Stop())
 
 
 def turn_back(
@@ -155,7 +128,9 @@ def turn_back(
         _tell_failure(scene, "rolled-back", back, note)
         # What is wrong with rbuild itself is to be reported as that.
         raise back if isinstance(error, RbuildError) else error
-    if failed is None and note.try_again(MOST_LOSSES):
+    # Who finds a torn project and wants a new build doesn't wait for the old one.
+    final = way.is_lost or (scene.run.forced and isinstance(error, CutOff))
+    if failed is None and not final and note.try_again(MOST_LOSSES):
         # Nothing was found wrong with the update: what stands in the way may pass.
         scene.outcome.warnings += ("the next run tries to go back again",)
     else:

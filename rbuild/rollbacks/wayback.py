@@ -39,6 +39,8 @@ class Way:
     """What is there now."""
     commands: tuple[str, ...]
     """What a person would type to get there."""
+    is_lost: bool = False
+    """Whether something is gone that no other try brings back."""
 
 
 def go(scene: Scene, kept: Generation, note: Underway) -> Way:
@@ -95,6 +97,7 @@ def go(scene: Scene, kept: Generation, note: Underway) -> Way:
             tuple(warnings),
             tuple(engine.containers(scene.name)),
             commands=(),
+            is_lost=True,
         )
     now = engine.containers(scene.name)
     return Way(

@@ -54,6 +54,10 @@ class SourceError(RbuildError):
     """A checkout can't be asked, moved forward or moved back; it is as it was."""
 
 
+class HalfMoved(SourceError):
+    """A move of rbuild's was cut off and can't be mended: the files are of two commits."""
+
+
 class Unreachable(SourceError):
     """The remote can't be asked now: network, access or time. Not the checkout's fault."""
 

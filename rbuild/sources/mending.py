@@ -14,7 +14,7 @@ from glob import glob
 from typing import NamedTuple
 
 from rbuild.process import Log
-from rbuild.sources.git import NAMED, Change, Git, SourceError, some
+from rbuild.sources.git import NAMED, Change, Git, HalfMoved, SourceError, some
 from rbuild.state.record import write_private
 
 _NOTE = "rbuild-move"
@@ -83,9 +83,16 @@ def mend(git: Git, note: Note, goal: str, *, refused: bool = False) -> None:
     """Bring a move that was cut off to its end at `goal`, one of the note's two commits.
 
     A file is rbuild's if it is as in either commit, missing, or the beginning of one; any other
-    is a person's. Raises SourceError with nothing touched if one of those would be overwritten;
+    is a person's. Raises HalfMoved, with nothing touched if one of those would be overwritten;
     where git may have `refused` to move, only if it had begun.
     """
+    try:
+        _mend(git, note, goal, refused)
+    except SourceError as error:
+        raise HalfMoved(error.message, hint=error.hint, detail=error.detail) from None
+
+
+def _mend(git: Git, note: Note, goal: str, refused: bool) -> None:
     start = note.other if goal == note.back else note.back
     changes = git.changes(start, goal)
     unlike_start, unlike_goal = _unlike(git, start), _unlike(git, goal)

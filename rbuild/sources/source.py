@@ -15,12 +15,13 @@ from typing import NamedTuple
 from rbuild.errors import Busy, RbuildError
 from rbuild.process import Log, Stop
 from rbuild.sources import mending, upstream
-from rbuild.sources.git import ID, Change, Git, SourceError, Unreachable, plain, some
+from rbuild.sources.git import ID, Change, Git, HalfMoved, SourceError, Unreachable, plain, some
 from rbuild.sources.mending import Note
 from rbuild.state import lock
 
 __all__ = [
-    "Move", "Source", "SourceError", "Unreachable", "ahead", "fetch", "forward", "head", "restore",
+    "HalfMoved", "Move", "Source", "SourceError", "Unreachable", "ahead", "fetch", "forward",
+    "head", "restore",
 ]  # fmt: skip
 
 # For another project's run on the same checkout, in seconds.
@@ -88,7 +89,7 @@ def fetch(source: Source, *, stop: Stop, timeout: float, transfer: float, log: L
     has `timeout` seconds to answer, and `transfer` seconds to send what is new. Where there is
     something new, raises SourceError for a checkout that can't be moved forward to it, saying why:
     diverged, detached, changed tracked files, untracked files in the way, submodules that would
-    have to move. Raises Unreachable, Busy, Interrupted.
+    have to move. Raises HalfMoved, Unreachable, Busy, Interrupted.
     """
     git = Git(source.folder, stop, log)
     with _locked(git):
@@ -110,8 +111,8 @@ def forward(source: Source, move: Move, *, stop: Stop, log: Log, hold: Sequence[
     """Fast-forward branch and files to `move.new`, which `fetch` has found.
 
     Ignored files are never overwritten. When git refuses or fails, or a signal comes, the checkout
-    is put back before SourceError or Interrupted is raised. `hold` are descriptors of locks that
-    git inherits. Raises Busy, StateError.
+    is put back before SourceError or Interrupted is raised; HalfMoved where even that fails. `hold`
+    are descriptors of locks that git inherits. Raises Busy, StateError.
     """
     git = Git(source.folder, stop, log, hold)
     with _locked(git):

@@ -1,4 +1,4 @@
-"""What a person was told of a project that can't be checked or read, and when git was last asked.
+"""What a person was told that is wrong with a project or can't be checked, and what git has said.
 
 One file in the project's state folder. Nothing depends on it for good: where it is lost or can't
 be written, something is asked once more, or told once more.
@@ -27,9 +27,9 @@ class Checks:
     """Epoch seconds."""
     git_error: str = ""
     """Why the git remote did not answer then; empty if it did."""
-    unread: str = ""
-    """Why the project could not be read, as it was told."""
-    unread_told: float = 0.0
+    wrong: str = ""
+    """What was wrong with the project before there was an update, as it was told."""
+    wrong_told: float = 0.0
     """When, in epoch seconds."""
 
 
@@ -45,9 +45,9 @@ def read(folder: str) -> Checks:
         isinstance(found.told, dict)
         and all(isinstance(one, str) for one in found.told.values())
         and isinstance(found.git_asked, float)
-        and isinstance(found.unread_told, float)
+        and isinstance(found.wrong_told, float)
         and isinstance(found.git_error, str)
-        and isinstance(found.unread, str)
+        and isinstance(found.wrong, str)
     )
     return found if sound else Checks()
 

@@ -42,7 +42,8 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
     """Fast-forward the checkout if its upstream is ahead, and read the project anew.
 
     An upstream that has failed already waits for its time. A checkout that can't be moved, or
-    asked, is noted in the scene. Raises what is wrong with the project as it is there.
+    asked, is noted in the scene. Raises HalfMoved, and what is wrong with the project as it is
+    there.
     """
     if scene.blocked:
         return
@@ -66,6 +67,8 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
             transfer=scene.settings.build_timeout,
             log=Log(),
         )
+    except source.HalfMoved:
+        raise
     except source.SourceError as error:
         _block(scene, error)
         return
@@ -80,6 +83,9 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
     try:
         # What git refuses here it refuses at each run: no log, lest that push out others.
         source.forward(place, move, stop=stop, log=Log(), hold=scene.held)
+    except source.HalfMoved:
+        # Nothing is built from that; the next run tries to mend it first.
+        raise
     except RbuildError as error:
         # It is where it was: nothing is to be restored.
         if known and known.forwarded == move.old:
@@ -169,6 +175,8 @@ def fail(scene: Scene, error: RbuildError) -> None:
 
     What is wrong with the project as it is there is remembered.
     """
+    if isinstance(error, source.HalfMoved):
+        return
     if not scene.forwarded or scene.begun:
         return
     tried, known, before = scene.commit, scene.known, scene.forwarded

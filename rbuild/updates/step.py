@@ -168,4 +168,17 @@ class Drop:
         return f"remove what the update made anew: {', '.join(o.name for o in self.containers)}"
 
 
-Step = Hook | Free | Keep | Pull | Build | Push | Require | Up | Gate | Watch | Restore | Drop
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start containers as they are."""
+
+    containers: tuple[Container, ...]
+
+    def __str__(self) -> str:
+        services = dict.fromkeys(one.service for one in self.containers)
+        return f"start {', '.join(services)} as it stands"
+
+
+Step = (
+    Hook | Free | Keep | Pull | Build | Push | Require | Up | Gate | Watch | Restore | Drop | Start
+)

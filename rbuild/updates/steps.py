@@ -27,6 +27,7 @@ from rbuild.updates.step import (
     Push,
     Require,
     Restore,
+    Start,
     Step,
     Up,
     Watch,
@@ -131,6 +132,9 @@ def run(step: Step, work: Work) -> None:
         case Drop():
             for one in step.containers:
                 work.engine.remove_container(one.id)
+        case Start():
+            for one in step.containers:
+                work.engine.start_container(one.id)
 
 
 def put_back(keep: Keep, tags: Sequence[str], engine: Engine) -> tuple[list[str], list[str]]:

@@ -217,7 +217,7 @@ def begin(
         "failing": [one.service for step in made.steps if isinstance(step, Gate)
                     for one in step.expectations if one.was_failing],
     }  # fmt: skip
-    base = blank(loaded) if known is None else Record(**vars(known))
+    base = _blank(loaded) if known is None else Record(**vars(known))
     return Underway(loaded.folder, base, note, is_new=known is None)
 
 
@@ -376,8 +376,7 @@ def _state(own: list[Container]) -> str:
     return "running"
 
 
-def blank(loaded: Loaded) -> Record:
-    """The record of a project that was never updated."""
+def _blank(loaded: Loaded) -> Record:
     return Record(name=loaded.configuration.name, home=loaded.project.home, key=loaded.key)
 
 

@@ -204,7 +204,7 @@ def test_a_bad_duration_in_the_environment(good: Project, variable: str) -> None
 
 def test_a_bad_number_in_the_environment(good: Project) -> None:
     says(refused(good, ".", code=2, RBUILD_KEEP_IMAGES="few"), "RBUILD_KEEP_IMAGES", "'few' is no")
-    says(refused(good, ".", code=2, RBUILD_JOBS="0"), "--jobs", "1<=x<=64")
+    says(refused(good, ".", code=2, RBUILD_JOBS="0"), "RBUILD_JOBS in the environment", "1<=x<=64")
 
 
 def test_a_bad_duration_in_the_compose_file(good: Project) -> None:
@@ -231,7 +231,7 @@ def test_an_unknown_key_in_x_rbuild(good: Project) -> None:
 
 def test_x_rbuild_that_is_no_mapping(good: Project) -> None:
     good.edit("compose.yml", "x-rbuild:\n  settle-period: 1", "x-rbuild: 7d")
-    says(refused(good, "."), f"{good.folder}/compose.yml:7: expected a mapping of settings")
+    says(refused(good, "."), f"{good.folder}/compose.yml:7: x-rbuild: expected a mapping")
 
 
 def test_a_runs_option_in_x_rbuild(good: Project) -> None:
@@ -327,7 +327,7 @@ def test_a_new_state_folder_that_cannot_be_made(good: Project, tmp_path: Path) -
 def test_a_file_in_place_of_the_state_folder(good: Project, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("")
     err = refused(good, ".", code=2, RBUILD_STATE_DIR=str(tmp_path / "state"))
-    says(err, "--state-dir", f"{tmp_path}/state", "is a file")
+    says(err, "RBUILD_STATE_DIR in the environment", f"{tmp_path}/state", "is a file")
     (tmp_path / "under").mkdir()
     (tmp_path / "under" / "projects").write_text("")
     err = refused(good, ".", RBUILD_STATE_DIR=str(tmp_path / "under"))
