@@ -475,3 +475,28 @@ def test_after_a_signal_the_update_is_still_due(stubborn: Site) -> None:
 
     assert ran.code == 0, ran.err
     assert stubborn.answers_soon({"web": "web two"}) == {"web": "web two"}
+
+
+def test_a_signal_leaves_no_service_down_that_is_never_rolled_back(make_site: MakeSite) -> None:
+    """It was stopped, and its new image had not run: it goes on as it was."""
+    site = make_site(machine_engine(), {"web": "x-rbuild: {rollback: never}"})
+    site.edit("compose.yml", "init: true\n    stop_grace_period: 1s", "stop_grace_period: 3s")
+    site.edit("web/Dockerfile", SERVES, STUBBORN)
+    up(site)
+    (before,) = site.containers()
+    change(site, "web")
+    process = site.begin()
+    try:
+        wait_until(lambda: is_stopping(site), "the old container is stopping")
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+
+    assert process.returncode == 128 + signal.SIGTERM, out + err
+    assert site.answers_soon({"web": "web one"}) == {"web": "web one"}
+    assert [one["Id"] for one in site.containers()] == [before["Id"]]
+    assert site.leftovers() == []
+    ran = site.rbuild()
+    assert ran.code == 0, ran.err
+    assert site.answers_soon({"web": "web two"}) == {"web": "web two"}
