@@ -35,7 +35,7 @@ from rbuild.settings import (
     from_environment,
     switch,
 )
-from rbuild.state.record import Store, default_root
+from rbuild.state.record import CHECKS, Store, default_root
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -493,7 +493,12 @@ def _update(given: dict[str, Any]) -> int:
         found = None if given["remove_images"] else glance(project, run)
         if found is None:
             unsure.append(project)
-        elif found.settings.check:
+            continue
+        if os.path.exists(os.path.join(found.folder, CHECKS)) and not run.dry_run:
+            from rbuild.state import checks
+
+            checks.clear(found.folder)
+        if found.settings.check:
             rests.append(found)
         # Two spellings of one project are one project.
         elif (project.home, found.known.name) not in told:

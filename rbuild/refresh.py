@@ -391,11 +391,10 @@ def _is_news(folder: str, run: Run, settings: Settings, error: RbuildError | Non
     """
     if run.dry_run:
         return False
-    before, now = checks.read(folder), turn(run)
     if error is None:
-        if before.wrong:
-            checks.write(folder, replace(before, wrong=""))
+        checks.clear(folder)
         return False
+    before, now = checks.read(folder), turn(run)
     text = "\n".join(filter(None, (error.message, error.detail)))
     is_known = before.wrong == text and 0 <= now - before.wrong_told < settings.build_period
     if is_known and not run.forced:

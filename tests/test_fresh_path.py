@@ -13,7 +13,8 @@ import pytest
 
 from rbuild.compose import fingerprint, inputs
 from rbuild.compose.project import locate
-from rbuild.state import record
+from rbuild.state import checks, record
+from rbuild.state.checks import Checks
 from rbuild.state.record import Record, Store, stamp
 
 HEAVY = ("yaml", "python_on_whales", "pydantic", "subprocess", "hashlib", "concurrent.futures",
@@ -74,6 +75,15 @@ def test_silence_and_nothing_is_written(site: Path, state_dir: Path) -> None:
     before = everything(state_dir), everything(site)
     assert rbuild(str(site)) == ""
     assert (everything(state_dir), everything(site)) == before
+
+
+def test_what_was_wrong_is_forgotten_once_it_is_as_it_was(site: Path, state_dir: Path) -> None:
+    (folder,) = Store(str(state_dir)).folders(str(site))
+    checks.write(folder, Checks({"git": "no"}, wrong="compose.yml:3: no", wrong_told=time.time()))
+    assert rbuild("-n", str(site)) == ""
+    assert checks.read(folder).wrong
+    assert rbuild(str(site)) == ""
+    assert checks.read(folder) == Checks({"git": "no"}, wrong_told=checks.read(folder).wrong_told)
 
 
 def test_no_process_is_started(site: Path, tmp_path: Path) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from rbuild.errors import RbuildError
-from rbuild.state.record import write_private
-
-_FILE = "checks.json"
+from rbuild.state.record import CHECKS, write_private
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Checks:
 def read(folder: str) -> Checks:
     """What is remembered in the state folder of a project; nothing where that can't be read."""
     try:
-        with open(os.path.join(folder, _FILE), encoding="utf-8") as file:
+        with open(os.path.join(folder, CHECKS), encoding="utf-8") as file:
             data = json.load(file)
         found = Checks(**{one.name: data[one.name] for one in fields(Checks) if one.name in data})
     except (OSError, ValueError, TypeError, RecursionError):
@@ -55,6 +53,13 @@ def read(folder: str) -> Checks:
 def write(folder: str, checks: Checks) -> None:
     """Remember it, if it can be written."""
     try:
-        write_private(os.path.join(folder, _FILE), json.dumps(asdict(checks)))
+        write_private(os.path.join(folder, CHECKS), json.dumps(asdict(checks)))
     except RbuildError:
         return
+
+
+def clear(folder: str) -> None:
+    """Nothing is wrong with the project any more."""
+    before = read(folder)
+    if before.wrong:
+        write(folder, replace(before, wrong=""))

@@ -24,6 +24,8 @@ except ImportError:  # pragma: no cover - an interpreter without the built-in mo
 from rbuild.errors import RbuildError, StateError
 
 VERSION = 3
+# Beside the record: see `checks`.
+CHECKS = "checks.json"
 _LAST = 253402300799.0
 
 
