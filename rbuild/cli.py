@@ -310,11 +310,15 @@ def status(**given: Any) -> None:
         from rbuild import status as view
 
         found = view.gather(arguments, run, _cwd())
-        if given["as_json"]:
-            click.echo(json.dumps(view.document(found), indent=2))
-        else:
-            for line in view.lines(found, given["verbose"], time.time()):
-                click.echo(line)
+        try:
+            if given["as_json"]:
+                click.echo(json.dumps(view.document(found), indent=2))
+            else:
+                for line in view.lines(found, given["verbose"], time.time()):
+                    click.echo(line)
+        except OSError as error:
+            _unsaid(error)
+            sys.exit(1)
         sys.exit(1 if any(one.failure or one.problem for one in found) else 0)
 
 
@@ -389,13 +393,12 @@ class _Errors:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, RbuildError):
             _fail(error)
-        if isinstance(error, BrokenPipeError):
-            _silence()
-            sys.exit(1)
 
 
-def _silence() -> None:
-    """Whoever read our output has gone; Python must not complain of it at exit."""
+def _unsaid(error: OSError) -> None:
+    """What was to be said could not be; Python must not complain of that at exit as well."""
+    with suppress(OSError):
+        click.echo(f"rbuild: cannot say what came of it: {error.strerror}", err=True)
     for stream in (sys.stdout, sys.stderr):
         # Not those of a test.
         with suppress(OSError, ValueError):
@@ -455,7 +458,8 @@ def _arguments(
         found, empty = configfile.expand(config)
         for pattern in empty:
             # A disk that isn't mounted looks just like this.
-            click.echo(f"rbuild: warning: {config.path}: {pattern} matches nothing", err=True)
+            with suppress(OSError):
+                click.echo(f"rbuild: warning: {config.path}: {pattern} matches nothing", err=True)
         return found
     looked = config.path or ", ".join(configfile.places(environ))
     raise UsageError(
@@ -493,17 +497,16 @@ def _update(given: dict[str, Any]) -> int:
         found = None if given["remove_images"] else glance(project, run)
         if found is None:
             unsure.append(project)
-            continue
-        if os.path.exists(os.path.join(found.folder, CHECKS)) and not run.dry_run:
-            from rbuild.state import checks
-
-            checks.clear(found.folder)
-        if found.settings.check:
+        elif found.settings.check:
             rests.append(found)
         # Two spellings of one project are one project.
         elif (project.home, found.known.name) not in told:
             told.add((project.home, found.known.name))
             report.add(found.outcome)
+            if os.path.exists(os.path.join(found.folder, CHECKS)) and not run.dry_run:
+                from rbuild.state import checks
+
+                checks.clear(found.folder)
     if unsure or rests:
         _look_closer(unsure, rests, run, report, given)
     return report.close()
@@ -603,9 +606,7 @@ class _Report:
                 click.echo(json.dumps(document(self._outcomes, code), indent=2))
         if self._unsaid is None:
             return code
-        with suppress(OSError):
-            click.echo(f"rbuild: cannot say what came of it: {self._unsaid.strerror}", err=True)
-        _silence()
+        _unsaid(self._unsaid)
         return code or 1
 
     @contextmanager

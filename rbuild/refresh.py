@@ -7,6 +7,7 @@ the steps (keep what runs, pull, build, up, gate, record, prune), and `undo` und
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -43,6 +44,9 @@ from rbuild.updates import checkout, keeping, planning, resting
 from rbuild.updates.scene import Means, Scene, turn
 from rbuild.updates.step import Gate, Require, Up, Watch
 
+# How Compose begins its warnings, off a terminal.
+_COMPOSE_TIME = re.compile(r'time="[^"]*"')
+
 
 def refresh(project: Project, run: Run, means: Means) -> Outcome | None:
     """Look at a project in full and update it if it is due.
@@ -77,10 +81,11 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
         loaded = _load(project, run, means)
     except RbuildError as error:
         _rescue_unread(project, run, means, outcome, held)
-        if isinstance(error, ProjectError):
-            for folder, known in _spelt(project, run):
-                view = from_json(known.views[project.spelling].get("settings", {}))
-                _is_news(folder, run, run.settings(view), error)
+        spelt = max(_spelt(project, run), key=lambda one: one[1].built_at, default=None)
+        if spelt and isinstance(error, ProjectError):
+            folder, known = spelt
+            view = from_json(known.views[project.spelling].get("settings", {}))
+            _is_news(folder, run, run.settings(view), error, anyway=outcome.touched)
         raise
     outcome.name, outcome.notes = loaded.configuration.name, loaded.notes
     if not means.claim(loaded.folder):
@@ -122,10 +127,11 @@ def _tell_early(scene: Scene, error: RbuildError) -> None:
         _is_news(scene.folder, run, settings, None)
     # Where the checkout was put back, the new commit waits by itself.
     elif isinstance(error, ProjectError | HalfMoved) and not scene.restored:
-        is_news = _is_news(scene.folder, run, settings, error)
+        is_news = _is_news(scene.folder, run, settings, error, anyway=outcome.touched)
         if is_news and "on-failure" in settings.hooks:
             outcome.outcome = "failed"
-            scene.open_log()
+            with suppress(StateError):
+                scene.open_log()
             scene.run_hook("on-failure", generation="", error=error.message, stop=Stop())
 
 
@@ -304,6 +310,9 @@ def _respect_failure(scene: Scene, loaded: Loaded, *, stale: bool) -> None:
 
 
 def _put_off(scene: Scene, waits: failure.Waiting) -> NoReturn:
+    if not scene.run.dry_run:
+        # It is what was tried: nothing was wrong before that.
+        checks.clear(scene.folder)
     scene.outcome.retry = waits.until
     until = f"not before {record.stamp(waits.until)[:16]}Z" if waits.until else "not by itself"
     raise Deferred(
@@ -383,11 +392,13 @@ def _spelt(project: Project, run: Run) -> Iterator[tuple[str, Record]]:
             yield folder, known
 
 
-def _is_news(folder: str, run: Run, settings: Settings, error: RbuildError | None) -> bool:
+def _is_news(
+    folder: str, run: Run, settings: Settings, error: RbuildError | None, *, anyway: bool = False
+) -> bool:
     """Remember what is wrong with a project before there is an update of it; None for nothing.
 
     Each run looks anew, which costs little. Gives whether it is to be told now; raises Deferred
-    if it was, within the build period.
+    if it was, within the build period. It is told `anyway` where there is more to be told.
     """
     if run.dry_run:
         return False
@@ -396,8 +407,9 @@ def _is_news(folder: str, run: Run, settings: Settings, error: RbuildError | Non
         return False
     before, now = checks.read(folder), turn(run)
     text = "\n".join(filter(None, (error.message, error.detail)))
-    is_known = before.wrong == text and 0 <= now - before.wrong_told < settings.build_period
-    if is_known and not run.forced:
+    same = _COMPOSE_TIME.sub("", before.wrong) == _COMPOSE_TIME.sub("", text)
+    is_known = same and 0 <= now - before.wrong_told < settings.build_period
+    if is_known and not (run.forced or anyway):
         raise Deferred(error.message, hint=error.hint, detail=error.detail) from None
     with suppress(StateError):
         run.store.make(folder)

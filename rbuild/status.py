@@ -21,6 +21,7 @@ from rbuild.process import Stop
 from rbuild.report import short_digests, waiting
 from rbuild.settings import Settings, from_json
 from rbuild.state import checks, generation, record
+from rbuild.state.checks import Checks
 from rbuild.state.failure import LEFT, next_try
 from rbuild.state.record import Record, stamp
 
@@ -169,7 +170,6 @@ def _stand(project: Project, run: Run) -> Standing:
         changed = fingerprint.differences(view, run.environ, known.key) if view else []
         found = lookout.Lookout(run, Stop()).recall(known, settings, folder)
         told = checks.read(folder)
-        when = f"the run of {_local(told.wrong_told)} could not work on it: "
         decision = staleness.decide(
             known,
             changed,
@@ -193,9 +193,13 @@ def _stand(project: Project, run: Run) -> Standing:
             due=decision.due,
             failure=known.failed or known.held,
             generations=tuple(generation.stamps(folder)),
-            problem=ProjectError(when + told.wrong) if told.wrong else None,
+            problem=_wrong(told) if told.wrong else None,
             moves=found,
         )
+    for folder in run.store.folders(project.home):
+        told = checks.read(folder)
+        if told.wrong and record.read(folder) is None:
+            standing.problem = _wrong(told)
     require_compose_file(project, run.environ)
     standing.settings = run.settings({})
     standing.reasons = staleness.decide(
@@ -248,6 +252,11 @@ def _service_lines(one: Standing, now: float) -> list[str]:
 
 def _own(one: Standing) -> list[Container]:
     return sorted((each for each in one.containers if not each.oneoff), key=lambda c: c.name)
+
+
+def _wrong(told: Checks) -> ProjectError:
+    when = _local(told.wrong_told)
+    return ProjectError(f"the run of {when} could not work on it: {told.wrong}")
 
 
 def _local(when: float) -> str:

@@ -585,6 +585,28 @@ def test_a_full_disk_under_the_output_is_said(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "status --json"])
+def test_a_full_disk_under_the_status_is_said(tmp_path: Path, command: str) -> None:
+    path = project(tmp_path)
+    script = f"{sys.executable} -m rbuild {command} {path} >/dev/full"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "cannot say what came of it: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nobody_to_warn_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "rbuild.yml").write_text("projects: [nothing*, p]\n")
+    project(tmp_path / "p")
+    script = f"{sys.executable} -m rbuild --json --config rbuild.yml 2>/dev/full"
+    env = {**os.environ, "PATH": "/nowhere"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    (one,) = json.loads(done.stdout)["projects"]
+    assert one["path"] == str(tmp_path / "p")
+
+
 def test_a_locale_without_arrows(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONIOENCODING": "iso8859-1"}
     done = real(os.fsencode(tmp_path / "\u2192"), env=env)

@@ -21,7 +21,8 @@ from rbuild.registries import registry
 from rbuild.report import Outcome
 from rbuild.rollbacks import rescue, wayback
 from rbuild.sources import source as git_source
-from rbuild.state import record
+from rbuild.state import checks, record
+from rbuild.state.checks import Checks
 from rbuild.state.record import Record
 from rbuild.updates import gate, steps
 
@@ -1039,6 +1040,21 @@ def test_half_a_commit_is_never_built(
     broken.unlink()
     assert updated.run(after=60).outcome == "updated"
     assert (head(updated), git(updated.folder, "status", "--porcelain")) == (new, "")
+
+
+def test_what_is_told_is_forgotten_only_by_a_project_that_is_fresh(
+    updated: Moving, desk: Desk, tmp_path: Path
+) -> None:
+    """At first sight it may seem so, and the closer look then finds the same as before."""
+    told = Checks(wrong="no", wrong_told=time.time())
+    checks.write(str(updated.state), told)
+    desk.push(app="1")
+    assert updated.at_first_sight() == "closer look"
+    assert checks.read(str(updated.state)).wrong == "no"
+    updated.run()
+    checks.write(str(updated.state), told)
+    assert updated.at_first_sight() == "fresh"
+    assert checks.read(str(updated.state)).wrong == ""
 
 
 def renames(site: Moving, monkeypatch: pytest.MonkeyPatch) -> None:

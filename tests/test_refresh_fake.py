@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -29,9 +30,10 @@ from rbuild.process import Stop
 from rbuild.refresh import refresh
 from rbuild.report import Outcome
 from rbuild.rollbacks import wayback
-from rbuild.state import record
+from rbuild.state import checks, record
 from rbuild.state.record import Record
 from rbuild.updates import gate, steps
+from rbuild.updates.scene import Scene
 
 from .world import (
     DAY,
@@ -1528,3 +1530,104 @@ def test_a_forced_run_builds_where_the_way_back_fails(updated: Site) -> None:
     assert "built anew, as asked for" in outcome.warnings[-1]
     assert {name: len(one) for name, one in updated.world.running().items()} == WELL
     later_on(updated, "")
+
+
+# What is wrong before an update: told, remembered and forgotten
+
+
+def broken(site: Site) -> str:
+    """A person breaks the compose file; gives what stood in it."""
+    compose = site.folder / "compose.yml"
+    before = compose.read_text()
+    compose.write_text("services: [\n")
+    return before
+
+
+def mended(site: Site, text: str) -> None:
+    (site.folder / "compose.yml").write_text(text)
+
+
+def test_the_time_of_a_warning_makes_no_news(
+    updated: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def render(self: Fake, target: Any, **_: Any) -> Any:
+        warning = f'time="{record.stamp(time.time())}" level=warning msg="version is obsolete"'
+        raise InputError("Compose refuses this project", detail=f"{warning}\nno such key")
+
+    updated.edit("compose.yml", "services: {}\n# changed\n")
+    monkeypatch.setattr(Fake, "render", render)
+    assert [updated.run(after=60).exit_code for _ in range(3)] == [1, 75, 75]
+
+
+def test_files_that_are_mended_while_a_failure_waits_are_news_when_broken_again(bad: Site) -> None:
+    assert bad.run(after=DAY).outcome == "rolled-back"
+    before = broken(bad)
+    assert [bad.run(after=60).exit_code for _ in range(2)] == [1, 75]
+    mended(bad, before)
+    assert bad.run(after=60).exit_code == 75
+    assert checks.read(str(bad.state)).wrong == ""
+    broken(bad)
+    assert bad.run(after=60).exit_code == 1
+
+
+def test_a_record_of_another_name_is_no_memory(updated: Site) -> None:
+    """The project was renamed: what it was told under its old name is over."""
+    other = Path(updated.store.path("old", str(updated.folder)))
+    shutil.copytree(updated.state, other)
+    data = json.loads((other / "record.json").read_text())
+    (other / "record.json").write_text(
+        json.dumps({**data, "name": "old", "built": "2020-01-01T00:00:00.000Z"})
+    )
+    for _ in range(2):
+        before = broken(updated)
+        assert [updated.run(after=60).exit_code for _ in range(2)] == [1, 75]
+        mended(updated, before)
+        assert updated.run(after=60).exit_code == 0
+
+
+def test_a_service_that_was_down_is_told_of_though_the_error_was(updated: Site) -> None:
+    before = broken(updated)
+    assert updated.run(after=60).exit_code == 1
+    told = checks.read(str(updated.state))
+    mended(updated, before)
+    updated.load(torn(updated))
+    checks.write(str(updated.state), told)
+    broken(updated)
+    outcome = updated.run(after=60)
+    assert (outcome.exit_code, outcome.touched) == (1, True)
+    assert outcome.standing.startswith("what a cut-off run had torn runs again; ")
+    assert updated.run(after=60).exit_code == 75
+
+
+def test_a_full_disk_does_not_hide_what_is_wrong(
+    updated: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Scene) -> None:
+        raise StateError("cannot keep state here: No space left on device")
+
+    monkeypatch.setattr(Scene, "open_log", full)
+    hooks = {"on-failure": "true"}
+    (updated.folder / "compose.yml").write_text(json.dumps({"x-rbuild": {"hooks": hooks}}))
+    updated.world.config["x-rbuild"] = {"hooks": hooks}
+    updated.flags["push"] = True
+    outcome = updated.run(after=60)
+    assert outcome.error
+    assert "push: true" in outcome.error.message
+
+
+def test_a_way_back_that_is_tried_again_waits_for_no_earlier_failure(bad: Site) -> None:
+    assert bad.run(after=DAY).outcome == "rolled-back"
+    bad.world.breaks.clear()
+    bad.edit("Dockerfile", "FROM site-base\nRUN true\n")
+    number = bad.calls(after=60).index("up: rename") + 1
+    stop = Stop()
+
+    def strike(call: int, name: str) -> None:
+        if call == number:
+            stop.request(signal.SIGTERM)
+        if name.startswith("up: ") and bad.steps[-1].startswith("back"):
+            raise EngineError("no space left")
+
+    outcome = bad.run(strike, stop=stop, after=60)
+    assert (outcome.exit_code, outcome.retry) == (4, 0.0)
+    assert "the next run tries to go back again" in outcome.warnings

@@ -214,6 +214,14 @@ def test_a_project_that_could_not_be_read_is_told(site: Site) -> None:
     assert document(site)["problem"] == f"{message}\nthe detail"
 
 
+def test_a_new_project_that_could_not_be_worked_is_told(site: Site) -> None:
+    Path(site.state, "record.json").unlink()
+    checks.write(site.state, Checks(wrong="Dockerfile: no", wrong_told=time.time()))
+    code, text = said(site)
+    assert code == 1
+    assert "could not work on it: Dockerfile: no\n" in text
+
+
 def test_a_run_that_was_cut_off_is_told(site: Site) -> None:
     site.record.underway = {"since": "2026-11-01T03:00:00.000Z", "step": "bring up web",
                             "touched": True}  # fmt: skip

@@ -151,6 +151,8 @@ class Lookout:
                 built.update(one.known.builds)
         for one, confirmed in found.values():
             self.tell(one.outcome, confirmed, one.folder, git="git" in one.settings.check)
+            if not self._run.dry_run:
+                checks.clear(one.folder)
         return [one.outcome for one, _ in found.values()], closer
 
     def _confirm_all(self, fresh: Collection[Fresh]) -> list[tuple[Fresh, Moves | None]]:

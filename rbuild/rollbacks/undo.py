@@ -130,7 +130,8 @@ def turn_back(
         raise back if isinstance(error, RbuildError) else error
     # Who finds a torn project and wants a new build doesn't wait for the old one.
     final = way.is_lost or (scene.run.forced and isinstance(error, CutOff))
-    if failed is None and not final and note.try_again(MOST_LOSSES):
+    again = failed is None and not final and note.try_again(MOST_LOSSES)
+    if again:
         # Nothing was found wrong with the update: what stands in the way may pass.
         scene.outcome.warnings += ("the next run tries to go back again",)
     else:
@@ -146,6 +147,9 @@ def turn_back(
         else way.problem.hint or "what ran before runs, but not as it should",
     )
     _tell_failure(scene, "needs-a-person", need, note)
+    if again:
+        # What the record still has is an earlier failure's.
+        outcome.retry = 0.0
     raise need from None
 
 
