@@ -7,7 +7,6 @@ the steps (keep what runs, pull, build, up, gate, record, prune), and `undo` und
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -43,9 +42,6 @@ from rbuild.state.record import Record
 from rbuild.updates import checkout, keeping, planning, resting
 from rbuild.updates.scene import Means, Scene, turn
 from rbuild.updates.step import Gate, Require, Up, Watch
-
-# How Compose begins its warnings, off a terminal.
-_COMPOSE_TIME = re.compile(r'time="[^"]*"')
 
 
 def refresh(project: Project, run: Run, means: Means) -> Outcome | None:
@@ -405,15 +401,14 @@ def _is_news(
     if error is None:
         checks.clear(folder)
         return False
-    before, now = checks.read(folder), turn(run)
+    now = turn(run)
     text = "\n".join(filter(None, (error.message, error.detail)))
-    same = _COMPOSE_TIME.sub("", before.wrong) == _COMPOSE_TIME.sub("", text)
-    is_known = same and 0 <= now - before.wrong_told < settings.build_period
+    is_known = checks.was_told(folder, text, now, settings.build_period)
     if is_known and not (run.forced or anyway):
         raise Deferred(error.message, hint=error.hint, detail=error.detail) from None
     with suppress(StateError):
         run.store.make(folder)
-        checks.write(folder, replace(before, wrong=text, wrong_told=now))
+        checks.tell(folder, text, now)
     return True
 
 

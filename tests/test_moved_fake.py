@@ -933,8 +933,11 @@ class Desk:
 
 
 @pytest.fixture
-def desk(updated: Moving, tmp_path: Path) -> Desk:
+def desk(updated: Moving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """The updated project is a checkout now, and follows its upstream."""
+    # Whatever git is set to on this machine.
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     top = tmp_path / "git"
     top.mkdir()
     git(updated.folder, "init", "--quiet")

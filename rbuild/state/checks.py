@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from rbuild.errors import RbuildError
 from rbuild.state.record import CHECKS, write_private
+
+# How Compose begins its warnings, off a terminal.
+_COMPOSE_TIME = re.compile(r'time="[^"]*"')
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,18 @@ def write(folder: str, checks: Checks) -> None:
         write_private(os.path.join(folder, CHECKS), json.dumps(asdict(checks)))
     except RbuildError:
         return
+
+
+def was_told(folder: str, wrong: str, now: float, period: int) -> bool:
+    """Whether the same was wrong with the project, and was told within `period` seconds."""
+    before = read(folder)
+    same = _COMPOSE_TIME.sub("", before.wrong) == _COMPOSE_TIME.sub("", wrong)
+    return same and 0 <= now - before.wrong_told < period
+
+
+def tell(folder: str, wrong: str, now: float) -> None:
+    """Remember that this is wrong with the project, and told now (epoch seconds)."""
+    write(folder, replace(read(folder), wrong=wrong, wrong_told=now))
 
 
 def clear(folder: str) -> None:
