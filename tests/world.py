@@ -25,7 +25,7 @@ from rbuild import byhand
 from rbuild.compose.project import Target, locate
 from rbuild.decisions.glance import Run
 from rbuild.decisions.lookout import Lookout
-from rbuild.docker.engine import Container, EngineInfo, Image, Stopping
+from rbuild.docker.engine import Container, EngineInfo, Image, Member, Stopping
 from rbuild.docker.reference import familiar, generations
 from rbuild.errors import EngineError, Interrupted, UpError
 from rbuild.process import Stop
@@ -215,6 +215,17 @@ class Fake:
         self._call("containers")
         return list(self.world.boxes)
 
+    def members(self) -> list[Member]:
+        self._call("members")
+        return [
+            Member(one.id, one.name, "site", one.config_files, self.world.folder, one.oneoff)
+            for one in self.world.boxes
+        ]
+
+    def details(self, containers: Sequence[str]) -> dict[str, dict[str, Any]]:
+        self._call("details")
+        return {one.id: shown(one) for one in self.world.boxes if one.id in containers}
+
     def publishers(self, port: Any) -> list[str]:
         return []
 
@@ -403,6 +414,25 @@ class Fake:
 def hashed(service: Mapping[str, Any]) -> str:
     """Compose's hash of a service's configuration."""
     return json.dumps({k: v for k, v in service.items() if k not in NOT_HASHED}, sort_keys=True)
+
+
+def shown(box: Container) -> dict[str, Any]:
+    """What `docker inspect` says of a container: its hash is what it was made from."""
+    given = json.loads(box.config_hash).get("environment") or ()
+    env = [f"{key}={one}" for key, one in given.items()] if isinstance(given, dict) else given
+    return {
+        "Id": box.id,
+        "Name": f"/{box.name}",
+        "Config": {
+            "Image": box.reference,
+            "Env": list(env),
+            "Labels": {"com.docker.compose.service": box.service},
+        },
+        "HostConfig": {
+            "NetworkMode": "site_default",
+            "RestartPolicy": {"Name": box.restart_policy},
+        },
+    }
 
 
 def no_strike(number: int, name: str) -> None:

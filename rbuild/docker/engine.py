@@ -105,8 +105,23 @@ class EngineInfo:
     """What it builds and pulls for by default, as images name it: `linux/amd64`."""
     here: bool = False
     """Whether it publishes ports on the very machine that we run on."""
+    compose: str = ""
+    """The version of Compose that talks to it."""
     root: str = ""
     """The folder on its machine where it keeps what it has; empty if it doesn't tell."""
+
+
+class Member(NamedTuple):
+    """A container of any Compose project on the engine, as its labels have it."""
+
+    id: str
+    name: str
+    project: str
+    config_files: tuple[str, ...]
+    folder: str
+    """Where Compose was started: the older one names files as seen from there."""
+    oneoff: bool
+    """Made by `docker compose run`."""
 
 
 class Stopping(NamedTuple):
@@ -144,6 +159,12 @@ class Engine(Protocol):
 
     def containers(self, project: str) -> list[Container]:
         """All containers that Compose labels as this project's, in every state."""
+
+    def members(self) -> list[Member]:
+        """The containers of all Compose projects, in every state."""
+
+    def details(self, containers: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """All that `docker inspect` says of the containers of these IDs that exist."""
 
     def publishers(self, port: Port) -> list[str]:
         """Names of the running containers that hold this port."""

@@ -26,7 +26,7 @@ from rbuild import process
 from rbuild.compose import yamlfile
 from rbuild.compose.project import Target
 from rbuild.docker import inspected
-from rbuild.docker.engine import Container, EngineInfo, Image, Port, Stopping
+from rbuild.docker.engine import Container, EngineInfo, Image, Member, Port, Stopping
 from rbuild.docker.inspected import LABEL, epoch
 from rbuild.errors import (
     BuildError,
@@ -67,14 +67,15 @@ class Whales:
 
     def check(self) -> EngineInfo:
         """See `engine.Engine.check`."""
-        self._check_compose()
-        return self._check_engine()
+        version = self._check_compose()
+        return self._check_engine(version)
 
     def trust(self, info: EngineInfo) -> None:
         """See `engine.Engine.trust`."""
         self._info = info
 
-    def _check_compose(self) -> None:
+    def _check_compose(self) -> str:
+        """Compose's version; EngineError if it is missing or too old."""
         version = self._query(["compose", "version", "--short"])
         if version.code:
             raise EngineError(
@@ -91,8 +92,9 @@ class Whales:
                 f"Compose {version.output.strip()} is too old",
                 hint=f"rbuild needs {_dotted(LEAST_COMPOSE)} or newer",
             )
+        return version.output.strip()
 
-    def _check_engine(self) -> EngineInfo:
+    def _check_engine(self, compose: str) -> EngineInfo:
         answer = self._query(["info", "--format", "{{json .}}"])
         try:
             info = json.loads(answer.output) if answer.output else {}
@@ -112,6 +114,7 @@ class Whales:
             or f"{info.get('OSType', 'linux')}/{_ARCHITECTURES.get(machine, machine)}",
             # One that has another name (far away, or around our container) has other ports.
             here=info.get("Name") == socket.gethostname(),
+            compose=compose,
             root=str(info.get("DockerRootDir") or ""),
         )
         return self._info
@@ -129,8 +132,10 @@ class Whales:
                 f"{target.folder}: `docker compose config --format json` gave no JSON",
                 detail=_last(result.output, 5),
             ) from None
-        if service_extensions:
-            # Compose's JSON leaves out the `x-` keys of services; its YAML has them.
+        services = rendered["services"].values()
+        if service_extensions or any("models" in service for service in services):
+            # Compose's JSON leaves out the `x-` keys of services and the top-level `models`; its
+            # YAML has them.
             text = self._config(target, "yaml").output
             (document,) = yamlfile.read(text.encode(), f"{target.folder}: as rendered")
             _add_extensions(rendered, document.data)
@@ -178,6 +183,22 @@ class Whales:
         wanted = f"label={LABEL}project={project}"
         ids = self._lines(["container", "ls", "-aq", "--no-trunc", "--filter", wanted])
         return [inspected.container(one) for one in self._inspect("container", ids)]
+
+    def members(self) -> list[Member]:
+        """See `engine.Engine.members`."""
+        wanted = ("project", "project.config_files", "project.working_dir", "oneoff")
+        parts = ["{{json .ID}}", "{{json .Names}}"]
+        parts += [f'{{{{json (.Label "{LABEL}{name}")}}}}' for name in wanted]
+        argv = ["container", "ls", "-a", "--no-trunc", "--filter", f"label={LABEL}project"]
+        lines = self._answer([*argv, "--format", f"[{','.join(parts)}]"]).splitlines()
+        return [
+            Member(id, name, project, tuple(files.split(",")), folder, oneoff == "True")
+            for id, name, project, files, folder, oneoff in map(json.loads, lines)
+        ]
+
+    def details(self, containers: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """See `engine.Engine.details`."""
+        return {one["Id"]: one for one in self._inspect("container", containers)}
 
     def publishers(self, port: Port) -> list[str]:
         """See `engine.Engine.publishers`."""
@@ -443,12 +464,14 @@ def _add_extensions(rendered: dict[str, Any], full: Any) -> None:
     for name, service in full["services"].items():
         extensions = {key: value for key, value in service.items() if key.startswith("x-")}
         rendered["services"][name].update(extensions)
+    if "models" in full:
+        rendered["models"] = full["models"]
 
 
 def _single_dollars(value: Any) -> Any:
-    """Compose doubles `$` in what it renders, so that it could be read again."""
+    """Compose doubles every `$` in what it renders, also in keys, where it never reads one."""
     if isinstance(value, dict):
-        return {name: _single_dollars(one) for name, one in value.items()}
+        return {name.replace("$$", "$"): _single_dollars(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_single_dollars(one) for one in value]
     return value.replace("$$", "$") if isinstance(value, str) else value
