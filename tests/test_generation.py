@@ -102,7 +102,10 @@ plain = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text("web$-", max_size=4), plain, max_size=3))
+service = st.dictionaries(st.text("a$\u00e9", max_size=3), plain, max_size=3)
+
+
+@given(st.dictionaries(st.text("web$-", max_size=4), service, max_size=3))
 @hypothesis_settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

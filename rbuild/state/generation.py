@@ -24,8 +24,8 @@ RUNNING = "running.compose.json"
 UP = ("running", "restarting", "paused")
 # What of a record describes the update that made what runs.
 AS_BUILT = (
-    "built", "finished", "files", "digests", "provided", "services", "bases", "builds",
-    "rests", "makes", "commit",
+    "built", "finished", "home", "files", "digests", "provided", "services", "bases", "builds",
+    "rests", "makes", "commit", "content",
 )  # fmt: skip
 _STAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
@@ -61,6 +61,12 @@ class Generation:
     """What the record knew of it: its parts `AS_BUILT`; empty if no update of ours made it."""
     configured: tuple[str, ...] = ()
     """Services whose configuration is kept."""
+    home: str = ""
+    """The project's folder by then, links resolved; empty if that isn't known."""
+    content: Mapping[str, str] = field(default_factory=dict)
+    """Mounted files, configs and secrets: path → copy of what they held (see `content`)."""
+    proven: str = ""
+    """Digest of the kept configuration, and the Compose that has read it."""
 
     @property
     def containers(self) -> frozenset[str]:
@@ -88,6 +94,11 @@ def path(folder: str, stamp: str) -> str:
 def configuration_path(folder: str, stamp: str) -> str:
     """Where the configuration of a generation is kept."""
     return os.path.join(folder, "generations", f"{stamp}.compose.json")
+
+
+def rollback_path(folder: str, stamp: str) -> str:
+    """Where that configuration is with paths as they were, while a rollback uses it."""
+    return os.path.join(folder, "generations", f"{stamp}.rollback.json")
 
 
 def write(folder: str, one: Generation, configuration: Mapping[str, Any] | None) -> None:
@@ -136,6 +147,40 @@ def keep_only(folder: str, keep: Collection[str]) -> None:
                 os.unlink(os.path.join(home, name))
     except OSError:
         return
+
+
+def readable(rendered: Mapping[str, Any]) -> dict[str, Any]:
+    """A rendered configuration in a form that Compose reads again, with the same hash.
+
+    Without what only a build needs. Compose writes some things in a way that it does not accept
+    itself (seen with 2.26 and 2.40): dependencies on services of inactive profiles,
+    `memswap_limit: -1`, the keys of devices under `blkio_config`.
+    """
+    services = rendered.get("services") or {}
+    found = {name: _service(one, services) for name, one in services.items()}
+    return {**rendered, "services": found}
+
+
+def _service(service: Mapping[str, Any], services: Collection[str]) -> dict[str, Any]:
+    found = dict(service)
+    if found.get("build"):
+        found["build"] = {"context": "."}
+    if found.get("memswap_limit") == "-1":
+        found["memswap_limit"] = -1
+    if found.get("depends_on"):
+        found["depends_on"] = {
+            name: how
+            for name, how in found["depends_on"].items()
+            if name in services or (how or {}).get("required", True)
+        }
+    if found.get("blkio_config"):
+        found["blkio_config"] = {
+            name: [{key.lower(): one for key, one in device.items()} for device in value]
+            if isinstance(value, list)
+            else value
+            for name, value in found["blkio_config"].items()
+        }
+    return found
 
 
 def write_configuration(where: str, rendered: Mapping[str, Any]) -> str:
@@ -197,17 +242,20 @@ def ours(containers: Iterable[Container], folder: str, files: Sequence[str]) -> 
     Such a file is told by the name of the project's state folder, wherever that lies: two
     users' rbuilds have folders of the same name.
     """
-    mark = os.path.join(os.path.basename(folder), "generations") + os.sep
     return [
-        replace(one, config_files=tuple(files))
-        if any(os.sep + mark in path for path in one.config_files)
-        else one
+        replace(one, config_files=tuple(files)) if is_ours(one, folder) else one
         for one in containers
     ]
 
 
+def is_ours(container: Container, folder: str) -> bool:
+    """Whether a rollback of the project with this state folder has made a container."""
+    mark = os.path.join(os.path.basename(folder), "generations") + os.sep
+    return any(os.sep + mark in path for path in container.config_files)
+
+
 def _text(rendered: Mapping[str, Any]) -> str:
-    return json.dumps(_dollars(rendered, "$", "$$"), indent=1)
+    return json.dumps(_dollars(readable(rendered), "$", "$$"), indent=1)
 
 
 def _digest(text: str) -> str:
@@ -215,7 +263,7 @@ def _digest(text: str) -> str:
 
 
 def _dollars(value: Any, old: str, new: str) -> Any:
-    """Compose's renderings have `$` doubled, so that they can be read again."""
+    """Compose reads variables in values, so `$` is doubled there; in keys it reads none."""
     if isinstance(value, dict):
         return {name: _dollars(one, old, new) for name, one in value.items()}
     if isinstance(value, list):
@@ -224,10 +272,10 @@ def _dollars(value: Any, old: str, new: str) -> Any:
 
 
 def forget(folder: str, stamp: str) -> None:
-    """Remove one generation's files; its configuration last, for the other names it."""
-    for where in (path(folder, stamp), configuration_path(folder, stamp)):
+    """Remove one generation's files; its configurations last, for the other names them."""
+    for make_path in (path, configuration_path, rollback_path):
         try:
-            os.unlink(where)
+            os.unlink(make_path(folder, stamp))
         except OSError:
             continue
 
