@@ -39,7 +39,7 @@ from rbuild.settings import Settings, from_json
 from rbuild.sources.git import HalfMoved
 from rbuild.state import checks, failure, lock, logs, record
 from rbuild.state.record import Record
-from rbuild.updates import checkout, keeping, planning, resting
+from rbuild.updates import checkout, identity, keeping, planning, resting
 from rbuild.updates.scene import Means, Scene, turn
 from rbuild.updates.step import Gate, Require, Up, Watch
 
@@ -234,6 +234,8 @@ def _decide_and_update(scene: Scene, resumes: bool) -> None:
             return
 
     scene.info = scene.info or scene.engine.check()
+    if scene.settings.up and not resumes:
+        identity.check(scene, loaded)
     made, kept = planning.prepare(scene, loaded)
     if resumes:
         assert scene.known
@@ -383,7 +385,7 @@ def _rescue_unread(
 
 def _spelt(project: Project, run: Run) -> Iterator[tuple[str, Record]]:
     """State folders and records of the projects that this spelling has named so far."""
-    for folder, known in record.at_home(run.store, project.home):
+    for folder, known in record.at_paths(run.store, *project.paths):
         if project.spelling in known.views:
             yield folder, known
 

@@ -196,7 +196,7 @@ def _stand(project: Project, run: Run) -> Standing:
             problem=_wrong(told) if told.wrong else None,
             moves=found,
         )
-    for folder in run.store.folders(project.home):
+    for folder in run.store.folders(*project.paths):
         told = checks.read(folder)
         if told.wrong and record.read(folder) is None:
             standing.problem = _wrong(told)
@@ -213,7 +213,7 @@ def _records(project: Project, run: Run) -> list[tuple[str, Record]]:
 
     Each with its state folder.
     """
-    found = [(folder, record.read(folder)) for folder in run.store.folders(project.home)]
+    found = [(folder, record.read(folder)) for folder in run.store.folders(*project.paths)]
     records = [(folder, known) for folder, known in found if known]
     fitting = [one for one in records if project.spelling in one[1].views]
     fitting.sort(key=lambda one: one[1].built_at, reverse=True)

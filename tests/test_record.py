@@ -33,7 +33,8 @@ WHOLE: dict[str, Any] = {
     "makes": {"docker.io/library/web:latest": "sha256:1"},
     "contexts": {"web": ["/srv/site", "/srv/site/Dockerfile", "dd"]},
     "commit": "ab" * 20, "forwarded": "cd" * 20, "local": ["sha256:0"],
-    "superseded": [], "configuration": "bb", "taken": 5_000_000_000, "untidy": False,
+    "superseded": [], "configuration": "bb", "content": {"/srv/site/a": "dd-600-0-0"},
+    "taken": 5_000_000_000, "untidy": False,
     "failed": {"inputs": "cc", "bases": {"docker.io/library/debian:12": "sha256:2"},
                "digests": {"docker.io/library/debian:12": ["sha256:2"]}, "commit": "",
                "kind": "touched", "tries": 2, "when": "2026-11-02T03:00:00.000Z",
@@ -47,7 +48,8 @@ WHOLE: dict[str, Any] = {
                  "names": {"web": "sha256:1"}, "stopped": [], "scales": {"web": 2},
                  "failing": [], "superseded": []},
 }  # fmt: skip
-# Fields that version 2 did not have, and those that version 1 did not have either.
+# Fields that version 3 did not have, and those that the ones before did not have either.
+NEW_IN_4: dict[str, Any] = {"content": {}}
 NEW_IN_3 = {"rests": {}, "makes": {}, "contexts": {}, "commit": "", "forwarded": "", "held": None}
 NEW_IN_2 = {"configuration": "", "taken": 0, "untidy": False, "failed": None}
 
@@ -70,14 +72,17 @@ def test_what_is_written_is_read(folder: Path) -> None:
     found = record.read(str(folder))
     assert found
     assert vars(found) == WHOLE
-    assert json.loads((folder / "record.json").read_bytes())["version"] == 3
+    assert json.loads((folder / "record.json").read_bytes())["version"] == 4
 
 
 def test_every_field_is_covered_above() -> None:
     assert set(WHOLE) == set(vars(Record("", "")))
 
 
-@pytest.mark.parametrize(("version", "newer"), [(1, NEW_IN_2 | NEW_IN_3), (2, NEW_IN_3)])
+@pytest.mark.parametrize(
+    ("version", "newer"),
+    [(1, NEW_IN_2 | NEW_IN_3 | NEW_IN_4), (2, NEW_IN_3 | NEW_IN_4), (3, NEW_IN_4)],
+)
 def test_an_older_record_is_read_and_becomes_one_of_today(
     folder: Path, version: int, newer: dict[str, Any]
 ) -> None:
@@ -94,7 +99,7 @@ def test_an_older_record_is_read_and_becomes_one_of_today(
     again = record.read(str(folder))
     assert again
     assert vars(again) == expected
-    assert json.loads((folder / "record.json").read_bytes())["version"] == 3
+    assert json.loads((folder / "record.json").read_bytes())["version"] == 4
 
 
 def test_no_record(folder: Path) -> None:
@@ -180,7 +185,7 @@ def test_a_folder_that_is_not_there(folder: Path) -> None:
 
 
 def test_a_record_of_a_newer_version_is_refused(folder: Path) -> None:
-    put(folder, json.dumps({"version": 4, "whatever": 1}).encode())
+    put(folder, json.dumps({"version": 5, "whatever": 1}).encode())
     with pytest.raises(StateError, match="written by a newer rbuild") as caught:
         record.read(str(folder))
     assert not isinstance(caught.value, Damaged)

@@ -84,7 +84,7 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     own_settings = _own_settings(rendered.get("x-rbuild"), main)
     _refuse_lost_settings(rendered.get("x-rbuild"), main)
 
-    folder = store.path(parsed.name, project.home)
+    folder = store.path(parsed.name, *project.paths)
     known, damaged = _read(folder)
     if known and known.key:
         key = known.key
@@ -279,9 +279,14 @@ def _require_variables(known: Record | None, found: Inputs, environ: Mapping[str
 
 
 def _refuse_other_files(known: Record | None, found: Inputs, project: Project) -> None:
-    """Raise ProjectError where two sets of files in one folder make one Compose project."""
+    """Raise ProjectError where two sets of files in one folder make one Compose project.
+
+    Not where a path that was worked before leads to other files by now (releases behind a link).
+    """
     own = {os.path.realpath(path) for path in found.compose_files}
     if known is None or not known.files or own & set(known.files):
+        return
+    if project.spelling in known.views:
         return
     if any(os.path.exists(path) for path in known.files):
         raise ProjectError(

@@ -35,11 +35,16 @@ class Target(NamedTuple):
 
 
 class Project(NamedTuple):
-    """A project as it was asked for. `home` is its folder with links resolved: its identity."""
+    """A project as it was asked for. `home` is its folder with links resolved."""
 
     argument: str
     target: Target
     home: str
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        """Its folder as it is spelled, and with links resolved: by both its record is found."""
+        return self.target.folder, self.home
 
     @property
     def path(self) -> str:

@@ -47,7 +47,7 @@ def glance(project: Project, run: Run) -> Fresh | None:
     """A project that is surely fresh by its record; None if it takes a closer look."""
     if run.forced:
         return None
-    for folder, known in record.at_home(run.store, project.home):
+    for folder, known in record.at_paths(run.store, *project.paths):
         view = known.views.get(project.spelling)
         if view is None or known.untidy or known.failed or known.held:
             continue

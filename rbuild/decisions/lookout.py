@@ -127,7 +127,7 @@ class Lookout:
         self.prefetch((one.known, one.settings, one.folder) for one in fresh)
         built: set[str] = set()
         for project in closer:
-            for _, known in record.at_home(self._run.store, project.home):
+            for _, known in record.at_paths(self._run.store, *project.paths):
                 built.update(known.builds)
         found: dict[str, tuple[Fresh, Moves]] = {}
         # Two spellings of one project are one project.

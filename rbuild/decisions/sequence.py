@@ -184,7 +184,7 @@ def of_configuration(configuration: Configuration) -> Node:
 
 
 def _record_of(project: Project, run: Run) -> tuple[Record | None, str]:
-    for folder, known in record.at_home(run.store, project.home):
+    for folder, known in record.at_paths(run.store, *project.paths):
         if project.spelling in known.views:
             return known, folder
     return None, ""

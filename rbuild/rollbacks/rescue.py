@@ -53,7 +53,7 @@ def finish_move(project: Project, run: Run, held: Sequence[int]) -> None:
 
     What can't be put back, a person has changed since; it stays. `held` are descriptors of locks.
     """
-    for folder, known in record.at_home(run.store, project.home):
+    for folder, known in record.at_paths(run.store, *project.paths):
         if not known.forwarded or is_torn(known):
             continue
         with suppress(RbuildError):

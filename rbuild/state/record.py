@@ -2,7 +2,9 @@
 
 A state folder holds `projects/NAME-DIGEST/`, where NAME is Compose's name for the project
 and DIGEST stands for the project's folder; so the record of any spelling of a path is found
-by listing one folder, without asking Compose.
+by listing one folder, without asking Compose. A project whose path leads through a link is found
+by the path as it is spelled as well, wherever the link points by then (releases behind `current`):
+there, `NAME-DIGEST` of the other path is a link to the one folder.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ except ImportError:  # pragma: no cover - an interpreter without the built-in mo
 
 from rbuild.errors import RbuildError, StateError
 
-VERSION = 3
+VERSION = 4
 # Beside the record: see `checks`.
 CHECKS = "checks.json"
 _LAST = 253402300799.0
@@ -69,6 +71,8 @@ class Record:
     """IDs of images that our builds made and our pulls replaced, as long as they are there."""
     configuration: str = ""
     """Digest of the rendered configuration, in a file beside, that what runs was started from."""
+    content: dict[str, str] = field(default_factory=dict)
+    """Mounted files, configs and secrets of what runs: path → copy of what it held (`content`)."""
     taken: int = 0
     """Bytes that the last good update took where the engine stores images."""
     untidy: bool = False
@@ -113,27 +117,44 @@ class Store:
         self._projects = os.path.join(root, "projects")
         self._listing: dict[str, list[str]] | None = None
 
-    def folders(self, home: str) -> list[str]:
-        """State folders of the projects at this folder; mostly one, none for a new project."""
+    def folders(self, *paths: str) -> list[str]:
+        """State folders of the projects at these paths; mostly one, none for a new project.
+
+        The paths are spellings of one folder; what the first leads to comes first.
+        """
+        listing = self._list()
+        found = (name for path in dict.fromkeys(paths) for name in listing.get(_digest(path), ()))
+        return [os.path.join(self._projects, name) for name in dict.fromkeys(found)]
+
+    def path(self, name: str, *paths: str) -> str:
+        """Where the state folder of one project is or will be, of those at these paths."""
+        listing = self._list()
+        for path in paths:
+            for folder in listing.get(_digest(path), ()):
+                if folder[:-25] == name:
+                    return os.path.join(self._projects, folder)
+        return os.path.join(self._projects, f"{name}-{_digest(paths[-1])}")
+
+    def _list(self) -> dict[str, list[str]]:
+        """Names of the state folders by the digest of a path that leads there."""
         listing = self._listing
         if listing is None:
             listing = {}
             try:
-                names = os.listdir(self._projects)
+                with os.scandir(self._projects) as entries:
+                    found = {
+                        entry.name: os.readlink(entry.path) if entry.is_symlink() else entry.name
+                        for entry in entries
+                    }
             except FileNotFoundError:
-                names = []
+                found = {}
             except OSError as error:
                 raise unusable(self._projects, error) from None
-            for name in sorted(names):
-                listing.setdefault(name[-24:], []).append(name)
+            for name in sorted(found):
+                listing.setdefault(name[-24:], []).append(found[name])
             # At once: another thread may be here as well.
             self._listing = listing
-        found = listing.get(_digest(home), [])
-        return [os.path.join(self._projects, name) for name in found]
-
-    def path(self, name: str, home: str) -> str:
-        """Where the state folder of one project is or will be."""
-        return os.path.join(self._projects, f"{name}-{_digest(home)}")
+        return listing
 
     def make(self, path: str) -> None:
         """Make a state folder, private, if it isn't there. Raises StateError."""
@@ -148,18 +169,19 @@ class Store:
     def all(self) -> list[str]:
         """Every state folder there is."""
         try:
-            names = sorted(os.listdir(self._projects))
+            with os.scandir(self._projects) as entries:
+                names = sorted(entry.name for entry in entries if not entry.is_symlink())
         except OSError:
             return []
         return [os.path.join(self._projects, name) for name in names]
 
 
-def at_home(store: Store, home: str) -> Iterator[tuple[str, Record]]:
-    """The records of the projects at this folder, each with its state folder.
+def at_paths(store: Store, *paths: str) -> Iterator[tuple[str, Record]]:
+    """The records of the projects at these paths, each with its state folder.
 
     Without those that can't be read. Raises StateError if the state folder itself can't.
     """
-    for folder in store.folders(home):
+    for folder in store.folders(*paths):
         try:
             known = read(folder)
         except RbuildError:
@@ -211,7 +233,7 @@ def read(folder: str) -> Record | None:
             hint="upgrade rbuild, or move the file away to start afresh",
         )
     try:
-        # Versions 1 and 2 lacked what has a default since; they had nothing else.
+        # Versions 1 to 3 lacked what has a default since; they had nothing else.
         record = Record(**data)
         _check(record)
     except (TypeError, ValueError, OverflowError, AttributeError, KeyError):
@@ -225,6 +247,23 @@ def write(folder: str, record: Record) -> None:
         os.path.join(folder, "record.json"),
         json.dumps({"version": VERSION, **vars(record)}, indent=1, sort_keys=True),
     )
+    _link_paths(folder, record)
+
+
+def _link_paths(folder: str, record: Record) -> None:
+    """Let the folder be found by every path under which the project was worked."""
+    projects, own = os.path.split(folder)
+    for path in dict.fromkeys([record.home, *(view.partition("\n")[0] for view in record.views)]):
+        name = f"{record.name}-{_digest(path)}"
+        if name == own:
+            continue
+        try:
+            os.symlink(own, os.path.join(projects, name))
+        except FileExistsError:
+            # Linked already, or the folder of a project that was worked under this path alone.
+            continue
+        except OSError as error:
+            raise unusable(folder, error) from None
 
 
 def set_aside(folder: str, now: float) -> str:
@@ -318,7 +357,7 @@ def _check(record: Record) -> None:
             raise TypeError("rests")
     if not all(len(one) >= 3 for one in record.contexts.values()):
         raise ValueError("contexts")
-    if not all(type(one) is str for one in record.makes.values()):
+    if not all(type(one) is str for one in (*record.makes.values(), *record.content.values())):
         raise TypeError("makes")
     underway = record.underway or {}
     numbers += [*underway.get("scales", {}).values(), underway.get("lost", 0)]
@@ -368,7 +407,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "digests": (dict,), "provided": (list,), "views": (dict,), "services": (dict,),
     "builds": (list,), "bases": (list,), "local": (list,), "superseded": (list,),
     "rests": (dict,), "makes": (dict,), "contexts": (dict,), "commit": (str,), "forwarded": (str,),
-    "configuration": (str,), "taken": (int,), "untidy": (bool,),
+    "configuration": (str,), "content": (dict,), "taken": (int,), "untidy": (bool,),
     "failed": (dict, type(None)), "held": (dict, type(None)), "underway": (dict, type(None)),
 }  # fmt: skip
 _TEXTS = ("since", "step", "generation", "inputs", "error", "going", "commit", "up")

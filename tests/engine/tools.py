@@ -99,7 +99,8 @@ def own_tags(project: Project) -> set[str]:
 def state_folder(project: Project) -> Path:
     """Where rbuild keeps what it knows of a project."""
     root = Path(project.env.get("RBUILD_STATE_DIR") or os.environ["RBUILD_STATE_DIR"])
-    (found,) = (root / "projects").glob(f"{project.name}-*")
+    folders = (root / "projects").glob(f"{project.name}-*")
+    (found,) = (one for one in folders if not one.is_symlink())
     return found
 
 
