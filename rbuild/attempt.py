@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rbuild.compose import contexts
 from rbuild.compose.loading import Loaded
 from rbuild.decisions import moves, staleness
 from rbuild.docker.reference import qualified
-from rbuild.errors import Interrupted, RbuildError, StateError
+from rbuild.errors import Interrupted, ProjectError, RbuildError, StateError
 from rbuild.registries.credentials import Login, docker_config
 from rbuild.rollbacks import undo
 from rbuild.state import failure, generation, record
 from rbuild.state.record import Record
-from rbuild.updates import keeping, resting, space, steps, underway
+from rbuild.updates import keeping, previous, resting, space, steps, underway
 from rbuild.updates.plan import Plan
 from rbuild.updates.scene import Scene
 from rbuild.updates.step import Build, Gate, Keep, Pull, Up
@@ -97,6 +97,8 @@ def _forward(
     if moves.WATCH not in work.rests:
         old = scene.known.rests if scene.known else {}
         work.rests[moves.WATCH] = resting.watched(scene, old.get(moves.WATCH, {}))
+    if scene.info and scene.info.here:
+        work.content = previous.copies(loaded)
     takes_room = any(isinstance(one, Build | Pull) for one in made.steps)
     free_before = _check_space(scene) if takes_room else None
     for step in made.steps:
@@ -115,12 +117,14 @@ def _forward(
         scene.tell(str(step))
         if isinstance(step, Keep):
             _forget_half_kept(scene, kept)
-            found = keeping.keep(
+            assert scene.info
+            found, missing = keeping.keep(
                 loaded,
                 scene.known,
                 work.engine.containers(scene.name),
                 kept,
                 engine=work.engine,
+                info=scene.info,
                 names=dict(step.names),
                 left=made.left,
                 failing=[
@@ -132,9 +136,29 @@ def _forward(
                 ],
             )
             scene.outcome.generation = kept if found.services else ""
+            _require_way_back(scene, missing)
         steps.run(step, work)
     if not any(isinstance(one, Up) for one in made.steps):
         _note_images(scene, loaded, made, work, note)
+
+
+def _require_way_back(scene: Scene, missing: Mapping[str, str]) -> None:
+    """Raise ProjectError if what runs could not be brought back; --force-rebuild goes ahead."""
+    if not missing:
+        return
+    by_reason: dict[str, list[str]] = {}
+    for name, why in missing.items():
+        by_reason.setdefault(why, []).append(name)
+    lines = [f"{', '.join(names)}: {why}" for why, names in by_reason.items()]
+    if scene.run.forced:
+        scene.outcome.warnings += tuple(f"no rollback of {line}" for line in lines)
+        return
+    raise ProjectError(
+        f"if the update failed, {', '.join(missing)} could not be rolled back",
+        detail="\n".join(lines),
+        hint="`rbuild --force-rebuild` updates all the same, without a rollback; or bring it up "
+        "from these files first: `docker compose up -d`",
+    )
 
 
 def _note_images(

@@ -18,16 +18,19 @@ from rbuild.process import Log
 from rbuild.report import Outcome
 from rbuild.rollbacks import rescue, rollback, wayback
 from rbuild.state import failure, generation, lock, logs, record
-from rbuild.state.generation import AS_BUILT, RUNNING, Generation
+from rbuild.state.generation import AS_BUILT, RUNNING, UP, Generation
 from rbuild.state.record import Record, stamp
 from rbuild.updates import checkout, keeping, underway
 from rbuild.updates.plan import leave_alone
 from rbuild.updates.scene import Means, Scene, turn
 
 
-def roll_back(project: Project, run: Run, means: Means, *, to: str = "") -> Outcome | None:
+def roll_back(
+    project: Project, run: Run, means: Means, *, to: str = "", force: bool = False
+) -> Outcome | None:
     """Bring a project back to the generation `to`, or the newest one that is kept.
 
+    A generation in which services did not run that run now is refused, unless `force` is set.
     What is left is known bad: no timer brings it back until an input changes. Every failure
     becomes the outcome; None if the project was worked already.
     """
@@ -51,7 +54,7 @@ def roll_back(project: Project, run: Run, means: Means, *, to: str = "") -> Outc
                 now=now, held=(held,), loaded=loaded,
             )  # fmt: skip
             try:
-                _go(scene, to)
+                _go(scene, to, force=force)
             finally:
                 scene.log.close()
     except RbuildError as error:
@@ -70,7 +73,7 @@ def roll_back(project: Project, run: Run, means: Means, *, to: str = "") -> Outc
     return outcome
 
 
-def _go(scene: Scene, to: str) -> None:
+def _go(scene: Scene, to: str, *, force: bool) -> None:
     assert scene.loaded
     loaded, known = scene.loaded, scene.known
     if known is None:
@@ -84,11 +87,13 @@ def _go(scene: Scene, to: str) -> None:
             hint="then roll back, if it's still needed",
         )
     wanted = _choose(scene, to)
-    scene.open_log()
-    scene.log.line(f"rbuild: {scene.name}: rollback to {wanted.stamp}, asked for by a person")
     containers = generation.ours(
         scene.engine.containers(scene.name), scene.folder, loaded.inputs.main_files
     )
+    if not force:
+        _refuse_to_stop(wanted, containers)
+    scene.open_log()
+    scene.log.line(f"rbuild: {scene.name}: rollback to {wanted.stamp}, asked for by a person")
     note = underway.go_on(
         scene.folder, Record(**{**vars(known), "underway": _note(scene, known, containers)})
     )
@@ -147,21 +152,44 @@ def _choose(scene: Scene, to: str) -> Generation:
     return found
 
 
+def _refuse_to_stop(wanted: Generation, containers: Sequence[Container]) -> None:
+    """Raise ProjectError where a rollback would end services that run, and start nothing for them.
+
+    What came with a later update goes with it.
+    """
+    stops = {one.service for one in containers if one.state in UP and not one.oneoff}
+    if wanted.ran:
+        down = (name for name, kept in wanted.services.items() if not kept.up and not kept.left)
+        stops &= {*down}
+    if stops:
+        names = ", ".join(sorted(stops))
+        raise ProjectError(
+            f"{f'{names} did not run' if wanted.ran else 'nothing ran'} in generation "
+            f"{wanted.stamp}: a rollback to it would stop {names}",
+            hint="--to GENERATION takes another one, --force this one all the same",
+        )
+
+
 def _keep(scene: Scene, known: Record, containers: Sequence[Container]) -> Generation:
     """Keep what runs now, for the case that the way back fails, or is itself to be undone."""
     assert scene.loaded
     services = scene.loaded.configuration.services
     names = [name for one in services.values() if one.has_image for name in (one.image, *one.tags)]
     images = scene.engine.images(names)
-    one = keeping.keep(
+    assert scene.info
+    one, missing = keeping.keep(
         scene.loaded,
         known,
         containers,
         generation.name_of(scene.now),
         engine=scene.engine,
+        info=scene.info,
         names={name: image.id for name, image in images.items()},
         left={},
         failing=keeping.in_trouble(containers, scene.engine_time()),
+    )
+    scene.outcome.warnings += tuple(
+        f"no way back from here for {name}: {why}" for name, why in missing.items()
     )
     here = scene.engine.images([kept.image for kept in one.services.values()])
     for kept in one.services.values():

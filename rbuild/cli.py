@@ -329,6 +329,11 @@ def status(**given: Any) -> None:
     default="",
     help="The kept generation to go back to.  [default: the newest]",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Go back also where that stops services that run now.",
+)
 @_lock_wait
 @_shared("each step")
 def rollback(**given: Any) -> None:
@@ -356,7 +361,7 @@ def rollback(**given: Any) -> None:
                 Outcome(arguments[0], arguments[0], "failed", started=run.started, error=error)
             )
         else:
-            task = partial(byhand.roll_back, to=given["to"])
+            task = partial(byhand.roll_back, to=given["to"], force=given["force"])
             crew.work(
                 [project], run, report, jobs=1, task=task, lock_wait=given["lock_wait"],
                 in_order=False,

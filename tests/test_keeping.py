@@ -13,8 +13,8 @@ import pytest
 
 from rbuild.compose.configuration import parse
 from rbuild.compose.project import Target
-from rbuild.docker.engine import Container
-from rbuild.errors import EngineError
+from rbuild.docker.engine import Container, EngineInfo, Image
+from rbuild.errors import EngineError, InputError
 from rbuild.state import generation
 from rbuild.state.generation import RUNNING, Generation
 from rbuild.state.record import Record
@@ -29,21 +29,57 @@ def rendered(**services: Any) -> dict[str, Any]:
 
 
 class Engine:
-    """Knows Compose's hash of what a file says: its command."""
+    """Knows Compose's hash of what a file says, its command; and what containers show."""
 
     def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[Mapping[str, Any]] = []
         self.fails = False
+        self.now: Mapping[str, Any] = {}
+        """What the project's own files say."""
+        self.boxes: Sequence[Container] = ()
+        self.shown: dict[str, Any] = {}
+        """What HostConfig has beside the usual, by service."""
+        self.gone: set[str] = set()
+        self.refuses = ""
 
-    def hashes(self, target: Target) -> dict[str, str]:
-        assert target.name == "site"
+    def _read(self, target: Target) -> Mapping[str, Any]:
         assert target.folder == "/srv/site"
-        if self.fails:
-            raise EngineError("no answer")
+        if not target.files:
+            return self.now
+        assert target.name == "site"
         source, _ = generation.read_configuration(target.files[0])
         assert source
+        return source
+
+    def hashes(self, target: Target) -> dict[str, str]:
+        source = self._read(target)
+        if self.fails:
+            raise EngineError("no answer")
         self.asked.append(source)
-        return {name: one["command"] for name, one in source["services"].items()}
+        return {
+            name: " ".join([one["command"], *(one[k] for k in ("network_mode",) if k in one)])
+            for name, one in source["services"].items()
+        }
+
+    def render(self, target: Target, **more: Any) -> tuple[Mapping[str, Any], str]:
+        if self.refuses:
+            raise InputError("refused", detail=self.refuses)
+        return self._read(target), ""
+
+    def details(self, containers: Sequence[str]) -> dict[str, Any]:
+        return {
+            one.id: {
+                "Id": one.id, "Name": f"/site-{one.service}-1",
+                "Config": {"Image": one.reference, "Cmd": f"shown by {one.id}",
+                           "Labels": {"com.docker.compose.service": one.service}},
+                "HostConfig": {"NetworkMode": "none", **self.shown.get(one.service, {})},
+            }
+            for one in self.boxes
+            if one.id in containers
+        }  # fmt: skip
+
+    def images(self, references: Sequence[str]) -> dict[str, Image]:
+        return {name: Image(name) for name in references if name not in self.gone}
 
 
 class Stage:
@@ -53,6 +89,9 @@ class Stage:
         self.folder = str(folder)
         self.engine = Engine()
         self.known: Record | None = None
+        self.missing: dict[str, str] = {}
+        """Services that could not be brought back, of what was kept last."""
+        self.info = EngineInfo("1", 0.0, False, "linux/amd64", compose="2.26.1")
 
     def started_from(self, source: Mapping[str, Any], **containers: list[str]) -> None:
         """The last good update started these containers from that."""
@@ -70,11 +109,16 @@ class Stage:
             rendered=now,
             configuration=parse(now, "/srv/site"),
             target=Target("/srv/site", ()),
+            project=SimpleNamespace(home="/srv/site"),
+            digests={},
         )
-        given = {"names": {}, "left": {}, "failing": []} | more
-        return keeping.keep(
-            loaded, self.known, boxes, STAMP, engine=self.engine, **given  # type: ignore[arg-type]
-        )  # fmt: skip
+        self.engine.now, self.engine.boxes = now, boxes
+        given: dict[str, Any] = {"names": {}, "left": {}, "failing": [], "stamp": STAMP} | more
+        engine: Any = self.engine
+        kept, self.missing = keeping.keep(
+            loaded, self.known, boxes, engine=engine, info=self.info, **given
+        )
+        return kept
 
     def configured(self) -> dict[str, Any]:
         """By service: the command that is kept for it."""
@@ -167,19 +211,53 @@ def test_what_a_person_started_since_is_known_by_its_hash(stage: Stage) -> None:
     assert set(one.configured) == {"web", "db", "cache"}
 
 
-def test_what_is_known_by_nothing_is_taken_as_the_files_say_now_and_told(stage: Stage) -> None:
+def test_what_is_known_by_nothing_is_as_its_container_shows(stage: Stage) -> None:
     stage.started_from(rendered(web="old"), web=["w1"])
     boxes = [box("web", "w2", hash="something else"), box("db", "d1", hash="now")]
     one = stage.keep(rendered(web="now", db="now"), boxes)
-    assert stage.configured() == {"web": "now", "db": "now"}
-    assert one.configured == ("db",)
+    assert stage.configured() == {"web": "shown by w2", "db": "now"}
+    assert set(one.configured) == {"web", "db"}
+    assert stage.missing == {}
 
 
-def test_two_containers_from_two_configurations_are_known_by_neither(stage: Stage) -> None:
+def test_what_a_container_has_that_no_file_can_say_is_told(stage: Stage) -> None:
+    stage.engine.shown = {"web": {"IOMaximumIOps": 5}, "gone": {"Links": ["a:b"]}}
+    boxes = [box("web", "w1", hash="?"), box("gone", "g1", "exited", hash="?")]
+    one = stage.keep(rendered(web="now"), boxes)
+    assert set(one.configured) == {"web", "gone"}
+    # What had ended is not brought back.
+    assert set(stage.missing) == {"web"}
+    assert "HostConfig.IOMaximumIOps" in stage.missing["web"]
+
+
+def test_a_shared_namespace_is_hashed_with_the_container_that_has_it(stage: Stage) -> None:
+    now: Any = rendered(web="now", vpn="now")
+    now["services"]["web"]["network_mode"] = "service:vpn"
+    stage.engine.shown = {"web": {"NetworkMode": "container:v1"}}
+    boxes = [box("web", "w1", hash="now container:v1"), box("vpn", "v1", hash="now")]
+    stage.keep(now, boxes)
+    assert stage.configured() == {"web": "now", "vpn": "now"}
+
+
+def test_what_compose_cannot_read_again_or_whose_image_is_gone_is_told(stage: Stage) -> None:
+    stage.engine.refuses = "no such key"
+    stage.engine.gone = {"sha256:web"}
+    stage.keep(rendered(web="now", db="now"), [box("web", "w1", hash="now")])
+    assert "no such key" in stage.missing["web"]
+    stage.engine.refuses = ""
+    stage.keep(rendered(web="now"), [box("web", "w1", hash="now")], stamp="20261102T030000Z")
+    assert stage.missing == {"web": "its image is gone"}
+    # Once Compose has read it, it isn't asked again.
+    stage.engine.refuses = "no such key"
+    stage.keep(rendered(web="now"), [box("web", "w1", hash="now")], stamp="20261103T030000Z")
+    assert stage.missing == {"web": "its image is gone"}
+
+
+def test_two_containers_from_two_configurations_are_as_the_older_one_shows(stage: Stage) -> None:
     stage.started_from(rendered(web="old"))
-    boxes = [box("web", "w1", hash="old"), box("web", "w2", hash="new")]
-    assert stage.keep(rendered(web="new"), boxes).configured == ()
-    assert stage.configured() == {"web": "new"}
+    boxes = [box("web", "w1", hash="old", started=5), box("web", "w2", hash="new", started=9)]
+    assert stage.keep(rendered(web="new"), boxes).configured == ("web",)
+    assert stage.configured() == {"web": "shown by w1"}
 
 
 def test_a_service_that_is_no_longer_in_the_files_is_kept_from_what_it_ran(stage: Stage) -> None:
@@ -191,8 +269,8 @@ def test_a_service_that_is_no_longer_in_the_files_is_kept_from_what_it_ran(stage
 
 def test_without_a_record_it_is_known_by_its_hash(stage: Stage) -> None:
     one = stage.keep(rendered(web="now"), [box("web", "w1", hash="now"), box("x", "x1")])
-    assert stage.configured() == {"web": "now"}
-    assert one.configured == ("web",)
+    assert stage.configured() == {"web": "now", "x": "shown by x1"}
+    assert set(one.configured) == {"web", "x"}
     assert one.past == {}
 
 
@@ -205,12 +283,12 @@ def test_a_running_configuration_that_is_not_the_record_s(stage: Stage, damage: 
         case "half":
             path.write_text(path.read_text()[:20])
         case "other":
-            path.write_text(json.dumps(rendered(web="other")))
+            path.write_text(json.dumps(rendered(web="old")))
         case "gone":
             path.unlink()
     one = stage.keep(rendered(web="new"), [box("web", "w1", hash="old")])
-    assert one.configured == ()
-    assert stage.configured() == {"web": "new"}
+    assert one.configured == ("web",)
+    assert stage.configured() == {"web": "old" if damage == "other" else "shown by w1"}
 
 
 def test_what_it_asks_of_compose_leaves_nothing_behind(stage: Stage) -> None:
@@ -219,10 +297,10 @@ def test_what_it_asks_of_compose_leaves_nothing_behind(stage: Stage) -> None:
     stage.known = None
     for path in Path(stage.folder, "generations").iterdir():
         path.unlink()
-    with pytest.raises(EngineError):
-        stage.keep(rendered(web="now"), [box("web", "w1", hash="now")])
+    stage.keep(rendered(web="now"), [box("web", "w1", hash="now")])
+    # Compose did not tell: the container does.
+    assert stage.configured() == {"web": "shown by w1"}
     assert [one.name for one in Path(stage.folder).iterdir()] == ["generations"]
-    assert generation.stamps(stage.folder) == []
 
 
 # Trouble, before an update

@@ -352,7 +352,14 @@ def test_an_image_that_is_gone_needs_a_person(bad: Site) -> None:
     for name in [name for name, one in bad.world.names.items() if one == image]:
         del bad.world.names[name]
     del bad.world.labels[image]
+    # There would be nothing to roll back to.
+    before = bad.world.running()
     outcome = bad.run(after=DAY)
+    assert (outcome.outcome, outcome.exit_code) == ("failed", 1)
+    assert outcome.error
+    assert outcome.error.detail == "web: its image is gone"
+    assert bad.world.running() == before
+    outcome = bad.run(forced=True)
     assert (outcome.outcome, outcome.exit_code) == ("needs-a-person", 4)
     assert outcome.error
     assert "the kept image or configuration of web is gone" in outcome.error.message

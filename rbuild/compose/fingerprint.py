@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from rbuild.state.record import keyed_digest
@@ -46,11 +46,11 @@ def digests(config: Mapping[str, Any], folder: str, home: str, key: str) -> dict
     `config` is what `docker compose config --format json` gives. What doesn't shape a
     deployment (`x-` keys) is left out, and `folder` (as spelled) reads as `home`.
     """
-    shaped = _respell(_without_extensions(config), folder, home)
+    shaped = respelled(_without_extensions(config), folder, home)
     text = json.dumps(shaped, sort_keys=True).encode()
     found = {CONFIGURATION: keyed_digest(key, text)}
     for path in content_files(config):
-        found[_respell(path, folder, home)] = _content(path, key)
+        found[respelled(path, folder, home)] = _content(path, key)
     return found
 
 
@@ -89,6 +89,57 @@ def content_files(config: Mapping[str, Any]) -> list[str]:
             if one.get("file"):
                 found[one["file"]] = None
     return list(found)
+
+
+def content_users(config: Mapping[str, Any], also: Collection[str] = ()) -> dict[str, set[str]]:
+    """Paths of the small files that services' containers mount → those services.
+
+    Single files that look like configuration, those that did (`also`), and files behind the
+    services' configs and secrets.
+    """
+    found: dict[str, set[str]] = {}
+    for name, service in (config.get("services") or {}).items():
+        for mount in service.get("volumes") or ():
+            source = mount.get("source", "")
+            if mount.get("type") == "bind" and (source in also or _is_configuration(source)):
+                found.setdefault(source, set()).add(name)
+        for kind in ("configs", "secrets"):
+            for entry in service.get(kind) or ():
+                path = ((config.get(kind) or {}).get(entry["source"]) or {}).get("file")
+                if path:
+                    found.setdefault(path, set()).add(name)
+    return found
+
+
+def with_host_paths(
+    config: Mapping[str, Any], change: Callable[[str, bool], str]
+) -> dict[str, Any]:
+    """The configuration with other paths for what containers mount from this machine.
+
+    `change` gets a path and whether it is mounted writable.
+    """
+    services = {
+        name: {
+            **service,
+            "volumes": [
+                {**mount, "source": change(mount["source"], not mount.get("read_only"))}
+                if mount.get("type") == "bind"
+                else mount
+                for mount in service["volumes"]
+            ],
+        }
+        if service.get("volumes")
+        else service
+        for name, service in (config.get("services") or {}).items()
+    }
+    found = {**config, "services": services}
+    for kind in ("configs", "secrets"):
+        if config.get(kind):
+            found[kind] = {
+                name: {**one, "file": change(one["file"], False)} if one.get("file") else one
+                for name, one in config[kind].items()
+            }
+    return found
 
 
 def dockerfile_of(build: Mapping[str, Any]) -> str:
@@ -185,13 +236,14 @@ def _without_extensions(config: Mapping[str, Any]) -> dict[str, Any]:
     return shaped
 
 
-def _respell(value: Any, folder: str, home: str) -> Any:
+def respelled(value: Any, folder: str, home: str) -> Any:
+    """A configuration or path in which what lies in `folder`, as spelled, lies in `home`."""
     if folder == home:
         return value
     if isinstance(value, dict):
-        return {name: _respell(one, folder, home) for name, one in value.items()}
+        return {name: respelled(one, folder, home) for name, one in value.items()}
     if isinstance(value, list):
-        return [_respell(one, folder, home) for one in value]
+        return [respelled(one, folder, home) for one in value]
     if isinstance(value, str) and (value == folder or value.startswith(folder + "/")):
         return home + value[len(folder) :]
     return value

@@ -37,6 +37,7 @@ def plan(
     made: Collection[str],
     stay: Collection[str] = (),
     leave: Collection[str] = (),
+    force: bool = False,
 ) -> Back:
     """The way from what is there now back to `generation`.
 
@@ -44,7 +45,8 @@ def plan(
     and names, `target` where Compose reads the kept configuration, `made` the services that
     the update brought up, `stay` those that keep their new image, `leave` those that are not
     looked at. Only services whose containers
-    are no longer those that ran are brought up; what had ended is not run again.
+    are no longer those that ran are brought up; what had ended is not run again. `force` makes
+    their containers anew though Compose sees no difference: what they mount is another file.
     """
     now = [one for one in containers if not one.oneoff]
     moving = [
@@ -78,12 +80,13 @@ def plan(
         f"--scale={name}={count}" for name, count in counts.items() if services[name].scale != count
     ]
     leftovers = tuple(one for one in now if one.replaces and one not in drop)
+    # Compose does not see either that a namespace is gone under a container.
+    forced = ["--force-recreate"] if members or force else []
     if moving or leftovers:
         steps.append(
             Up(
                 services=tuple(moving),
-                # Compose does not see that a namespace is gone under a container.
-                options=(*scales, *(["--force-recreate"] if members else []), "--no-deps", *moving),
+                options=(*scales, *forced, "--no-deps", *moving),
                 leftovers=leftovers,
                 target=target,
             )

@@ -121,6 +121,9 @@ def turn_back(
         if interrupted:
             outcome.standing = f"what ran before runs again; {outcome.standing}"
             raise error
+        if way.content:
+            mend = f"mend {', '.join(way.content)}: until then, what it held before is used"
+            hint = f"{hint}; {mend}" if hint else mend
         back: RbuildError = RolledBack(f"{message}: rolled back", detail=detail, hint=hint)
         outcome.standing = f"what ran before runs again ({', '.join(way.moved) or 'all of it'})"
         if scene.restored:

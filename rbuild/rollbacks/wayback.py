@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rbuild.compose import fingerprint
 from rbuild.compose.configuration import STOP_GRACE, Configuration, Service, parse
 from rbuild.compose.project import Target
 from rbuild.docker.engine import Container, Engine
@@ -14,7 +16,7 @@ from rbuild.errors import EngineError, GateError, RbuildError
 from rbuild.process import Stop
 from rbuild.rollbacks import rollback
 from rbuild.rollbacks.rollback import Back
-from rbuild.state import generation
+from rbuild.state import content, generation
 from rbuild.state.failure import moment
 from rbuild.state.generation import Generation
 from rbuild.updates import steps
@@ -41,6 +43,8 @@ class Way:
     """What a person would type to get there."""
     is_lost: bool = False
     """Whether something is gone that no other try brings back."""
+    content: tuple[str, ...] = ()
+    """Mounted files that have changed: what was brought up uses what they held."""
 
 
 def go(scene: Scene, kept: Generation, note: Underway) -> Way:
@@ -54,7 +58,8 @@ def go(scene: Scene, kept: Generation, note: Underway) -> Way:
     since = moment(note.note.get("up") or note.note["since"]) + scene.clock_ahead
     engine = scene.calm_engine()
     source, services = _configuration(scene, kept)
-    target = _target(scene, kept, source)
+    changed = _changed(scene, kept)
+    target, used = _target(scene, kept, source, changed, writable=False)
     _await_stops(engine, scene.name, since, services, _replaced(kept, note))
     before = engine.containers(scene.name)
     warnings = rollback.data_at_risk(kept, before)
@@ -70,7 +75,7 @@ def go(scene: Scene, kept: Generation, note: Underway) -> Way:
         log=scene.log,
         hold=scene.held,
     )
-    back = _plan(kept, services, target, note, engine, scene.name)
+    back = _plan(kept, services, target, note, engine, scene.name, force=bool(used))
     unknown = [name for name in back.moving if name not in kept.configured]
     if unknown:
         warnings.append(
@@ -83,7 +88,15 @@ def go(scene: Scene, kept: Generation, note: Underway) -> Way:
         # services can't swap a port at the first, and what failed may have filled the disk.
         scene.log.line(f"failed, once more: {problem}")
         _make_way(kept, moved, work)
-        back = _plan(kept, services, target, note, engine, scene.name)
+        back = _plan(kept, services, target, note, engine, scene.name, force=bool(used))
+        problem = _take(back, work, note, scene)
+        moved = tuple(dict.fromkeys([*moved, *back.moving]))
+    if problem is not None and {*used} != {*changed}:
+        # What a container may write to is its own data, as long as it runs with that.
+        scene.log.line(f"failed, once more with what changed files held: {problem}")
+        _make_way(kept, moved, work)
+        target, used = _target(scene, kept, source, changed, writable=True)
+        back = _plan(kept, services, target, note, engine, scene.name, force=True)
         problem = _take(back, work, note, scene)
         moved = tuple(dict.fromkeys([*moved, *back.moving]))
     if problem is None and back.lost:
@@ -106,6 +119,7 @@ def go(scene: Scene, kept: Generation, note: Underway) -> Way:
         warnings=(*warnings, *(f"on the way back: {one}" for one in work.warnings)),
         containers=tuple(now),
         commands=tuple(rollback.commands(back.steps)),
+        content=used if moved else (),
     )
 
 
@@ -116,6 +130,8 @@ def _plan(
     note: Underway,
     engine: Engine,
     name: str,
+    *,
+    force: bool,
 ) -> Back:
     """Ask the engine what is there now, and plan the way from it."""
     wanted = [
@@ -132,6 +148,7 @@ def _plan(
         made=note.note.get("services") or kept.services,
         stay=note.note.get("stay") or (),
         leave=note.note.get("leave") or (),
+        force=force,
     )
 
 
@@ -235,13 +252,51 @@ def _configuration(
     return None, scene.loaded.configuration.services if scene.loaded else {}
 
 
-def _target(scene: Scene, kept: Generation, source: Mapping[str, Any] | None) -> Target:
-    """Where Compose reads what was: the project's own files, as long as they say the same."""
+def _changed(scene: Scene, kept: Generation) -> list[str]:
+    """Mounted files that no longer hold what they held."""
+    return [
+        path
+        for path, copy in kept.content.items()
+        if os.path.exists(content.path_of(scene.folder, copy)) and not content.is_same(path, copy)
+    ]
+
+
+def _target(
+    scene: Scene,
+    kept: Generation,
+    source: Mapping[str, Any] | None,
+    changed: Collection[str],
+    *,
+    writable: bool,
+) -> tuple[Target, tuple[str, ...]]:
+    """Where Compose reads what was: the project's own files, as long as they say the same.
+
+    With it come those of the `changed` files of which it uses what they held; with `writable`
+    also those that a container may write to.
+    """
     loaded = scene.loaded
-    if loaded and (source is None or _says(loaded.rendered, source)):
-        return loaded.target
-    path = generation.configuration_path(scene.folder, kept.stamp)
-    return Target(scene.project.target.folder, (path,), (), scene.name)
+    folder = scene.project.target.folder
+    where = generation.configuration_path(scene.folder, kept.stamp)
+    if source is None:
+        return loaded.target if loaded else Target(folder, (where,), (), scene.name), ()
+    used: dict[str, None] = {}
+    is_moved = kept.home and os.path.realpath(folder) != kept.home
+
+    def place(path: str, may_write: bool) -> str:
+        if path in changed and (writable or not may_write):
+            used[path] = None
+            return content.path_of(scene.folder, kept.content[path])
+        # Behind a link that leads elsewhere by now is another release.
+        return fingerprint.respelled(path, folder, kept.home) if is_moved else path
+
+    placed = fingerprint.with_host_paths(source, place)
+    if placed == source:
+        if loaded and _says(generation.readable(loaded.rendered), source):
+            return loaded.target, ()
+    else:
+        where = generation.rollback_path(scene.folder, kept.stamp)
+        generation.write_configuration(where, placed)
+    return Target(folder, (where,), (), scene.name), tuple(used)
 
 
 def _says(rendered: Mapping[str, Any], source: Mapping[str, Any]) -> bool:

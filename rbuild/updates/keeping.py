@@ -8,12 +8,13 @@ from typing import Any
 
 from rbuild.compose.loading import Loaded
 from rbuild.compose.project import Target
-from rbuild.docker.engine import Container, Engine
+from rbuild.docker.engine import Container, Engine, EngineInfo
 from rbuild.docker.reference import kept as kept_tag
-from rbuild.state import generation, record
+from rbuild.errors import InputError
+from rbuild.state import content, generation, record
 from rbuild.state.generation import AS_BUILT, RUNNING, UP, Generation, Kept
 from rbuild.state.record import Record
-from rbuild.updates import prune
+from rbuild.updates import previous, prune
 from rbuild.updates.health import was_failing
 from rbuild.updates.scene import Scene
 
@@ -25,20 +26,22 @@ def keep(
     stamp: str,
     *,
     engine: Engine,
+    info: EngineInfo,
     names: Mapping[str, str],
     left: Mapping[str, str],
     failing: Collection[str],
-) -> Generation:
+) -> tuple[Generation, dict[str, str]]:
     """Write down what is there now as the generation `stamp`, unless it is kept already.
 
-    Nothing is written where nothing is there.
+    Nothing is written where nothing is there. With it comes which services could not be brought
+    back as they are, and why.
 
     `names` is what image names mean, `left` says which services updates leave alone, `failing`
     which are in trouble. Raises StateError.
     """
     there = generation.read(loaded.folder, stamp)
     if there:
-        return there
+        return there, {}
     services: dict[str, Kept] = {}
     own = [one for one in containers if not one.oneoff and not one.replaces]
     for name in dict.fromkeys(one.service for one in own):
@@ -56,21 +59,56 @@ def keep(
             failing=name in failing,
         )
     if not services:
-        return Generation(stamp, {}, {})
-    sources = _sources(loaded, known, own, services, engine)
-    configured = tuple(name for _, given in sources for name in given)
+        return Generation(stamp, {}, {}), {}
+    found = previous.find(
+        loaded, known, own, engine, clock_ahead=info.clock_ahead, is_here=info.here
+    )
+    sources = found.sources
     # The rest was started from something else; what the files say now is better than nothing.
-    guessed = [one for one in loaded.configuration.services if one not in configured]
+    guessed = [one for one in loaded.configuration.services if one not in found.configured]
     sources.append((loaded.rendered, [one for one in guessed if one in services]))
+    configuration = generation.merge(sources)
+    proof = f"{generation.digest(configuration)} {info.compose}" if configuration else ""
+    refusal = ""
+    if configuration and proof not in (kept.proven for kept in _generations(loaded.folder)):
+        refusal = _prove(loaded, configuration, engine)
     one = Generation(
         stamp=stamp,
         services=services,
         names=dict(names),
         past={part: getattr(known, part) for part in AS_BUILT} if known and known.built else {},
-        configured=configured,
+        configured=found.configured,
+        home=known.home if known and known.built else loaded.project.home,
+        content=found.content,
+        proven="" if refusal else proof,
     )
-    generation.write(loaded.folder, one, generation.merge(sources))
-    return one
+    generation.write(loaded.folder, one, configuration)
+    moving = {name for name, kept in services.items() if kept.up and not kept.left}
+    missing = {name: why for name, why in found.unknown.items() if name in moving}
+    here = engine.images([services[name].image for name in moving])
+    missing |= {
+        name: "its image is gone" for name in sorted(moving) if services[name].image not in here
+    }
+    if refusal:
+        missing |= dict.fromkeys(sorted(moving), refusal)
+    return one, missing
+
+
+def _generations(folder: str) -> list[Generation]:
+    found = (generation.read(folder, stamp) for stamp in generation.stamps(folder))
+    return [one for one in found if one]
+
+
+def _prove(loaded: Loaded, configuration: Mapping[str, Any], engine: Engine) -> str:
+    """Have Compose read what is about to be kept; why it can't, empty if it can."""
+    path = generation.scratch(loaded.folder, configuration)
+    try:
+        engine.render(Target(loaded.target.folder, (path,), (), loaded.configuration.name))
+    except InputError as error:
+        return f"Compose can't read again how it was configured ({error.detail.strip()})"
+    finally:
+        generation.remove_scratch(loaded.folder)
+    return ""
 
 
 def in_trouble(containers: Sequence[Container], now: float) -> list[str]:
@@ -122,7 +160,8 @@ def renew_containers(
 def tidy(scene: Scene, after: Record) -> None:
     """Remove what updates have left over, and write down that it is done."""
     prune.remove_leftovers(scene.engine, scene.name)
-    _forget_what_runs(scene)
+    containers = scene.engine.containers(scene.name)
+    _forget_what_runs(scene, containers)
     keep = scene.settings.keep_images
     after.superseded = let_go(
         scene.folder,
@@ -133,65 +172,29 @@ def tidy(scene: Scene, after: Record) -> None:
         # After a clock was set back, the newest is not the one with the latest name.
         also=scene.outcome.generation if keep else "",
     )
+    _forget_copies(scene, after, containers)
     if scene.settings.prune_image_cache:
         scene.engine.prune_build_cache()
     after.untidy = False
     record.write(scene.folder, after)
 
 
-def _forget_what_runs(scene: Scene) -> None:
+def _forget_copies(scene: Scene, after: Record, containers: Sequence[Container]) -> None:
+    """Remove copies of mounted files that no generation needs."""
+    if any(generation.is_ours(one, scene.folder) for one in containers):
+        # A rollback has made it, and it may mount one of them.
+        return
+    used = {*after.content.values()}
+    for one in _generations(scene.folder):
+        used.update(one.content.values())
+    content.keep_only(scene.folder, used)
+
+
+def _forget_what_runs(scene: Scene, containers: Sequence[Container]) -> None:
     """A generation all of whose containers still run is no earlier one (an update that changed
     nothing, a run that was killed): it must not push out one that is."""
-    running = {one.id for one in scene.engine.containers(scene.name) if one.state in UP}
+    running = {one.id for one in containers if one.state in UP}
     for stamp in generation.stamps(scene.folder):
         one = generation.read(scene.folder, stamp)
         if one and one.ran and all(running.issuperset(kept.up) for kept in one.services.values()):
             generation.forget(scene.folder, stamp)
-
-
-def _sources(
-    loaded: Loaded,
-    known: Record | None,
-    containers: Sequence[Container],
-    services: Collection[str],
-    engine: Engine,
-) -> list[tuple[Mapping[str, Any], list[str]]]:
-    """Configurations from which services were started, and which ones they give.
-
-    That is known by the containers' IDs where the last good update (or way back) made them, else
-    by Compose's hash on them.
-    """
-    path = os.path.join(loaded.folder, RUNNING)
-    running, digest = generation.read_configuration(path)
-    past = known.services if known and digest and digest == known.configuration else {}
-    found: list[tuple[Mapping[str, Any], list[str]]] = []
-    rest = list(services)
-    if running is not None:
-        given = [
-            name
-            for name in rest
-            if name in running["services"]
-            and past.get(name, {}).get("containers")
-            == sorted(one.id for one in containers if one.service == name)
-        ]
-        found.append((running, given))
-        rest = [name for name in rest if name not in given]
-    now: dict[str, Any] = dict(loaded.rendered)
-    for configuration in (now, *([running] if running and running != now else [])):
-        mine = [name for name in rest if name in (configuration.get("services") or {})]
-        if not mine:
-            continue
-        file = generation.scratch(loaded.folder, configuration)
-        try:
-            target = Target(loaded.target.folder, (file,), (), loaded.configuration.name)
-            hashes = engine.hashes(target)
-        finally:
-            generation.remove_scratch(loaded.folder)
-        given = [
-            name
-            for name in mine
-            if all(one.config_hash == hashes.get(name) for one in containers if one.service == name)
-        ]
-        found.append((configuration, given))
-        rest = [name for name in rest if name not in given]
-    return found

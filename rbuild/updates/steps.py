@@ -78,6 +78,8 @@ class Work:
     """Qualified names of the images that the project builds → their IDs."""
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    content: dict[str, str] = field(default_factory=dict)
+    """Mounted files, configs and secrets: path → copy of what they hold."""
     touched: bool = False
     """Whether containers may have been touched."""
     deadline: float = 0.0

@@ -252,6 +252,7 @@ def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, starte
         local=list(made.local),
         superseded=list(dict.fromkeys([*tracked_before(known), *tracked(work)])),
         configuration=generation.digest(loaded.rendered),
+        content=dict(work.content),
         taken=work.taken if work.taken is not None else (known.taken if known else 0),
         untidy=True,
     )
