@@ -29,16 +29,13 @@ from rbuild.errors import (
 from rbuild.process import Stop
 from rbuild.refresh import refresh
 from rbuild.report import Outcome
-from rbuild.rollbacks import wayback
 from rbuild.state import checks, record
 from rbuild.state.record import Record
-from rbuild.updates import gate, steps
 from rbuild.updates.scene import Scene
 
 from .world import (
     DAY,
     WELL,
-    Clock,
     Fake,
     Saved,
     Site,
@@ -46,6 +43,7 @@ from .world import (
     die_from,
     fail_at,
     full_disk,
+    new_site,
     no_strike,
 )
 
@@ -53,15 +51,8 @@ from .world import (
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     """A project that was never updated, on a clock that runs ahead at the test's word."""
-    clock = Clock()
-    # Not the test's own patch: that may be undone before this one.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "time", clock.time)
-        for module in (gate, steps, wayback):
-            patch.setattr(module, "time", clock)
-        # What is struck here is rbuild; a disk that loses power is another test's.
-        patch.setattr(record.os, "fsync", lambda descriptor: None)
-        yield Site(tmp_path, clock)
+    with new_site(tmp_path) as found:
+        yield found
 
 
 @pytest.fixture

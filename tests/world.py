@@ -32,9 +32,11 @@ from rbuild.process import Stop
 from rbuild.refresh import refresh
 from rbuild.registries.registry import Answer, Question
 from rbuild.report import Outcome
+from rbuild.rollbacks import wayback
 from rbuild.settings import Given
 from rbuild.state import generation, record
 from rbuild.state.record import Record, Store
+from rbuild.updates import gate, steps
 from rbuild.updates.scene import Means
 
 CONFIG: dict[str, Any] = {
@@ -350,7 +352,7 @@ class Fake:
     def _start(self, box: Container) -> None:
         self._call("up: start")
         now = time.time()
-        if box.image in self.world.broken:
+        if box.image in self.world.broken or '"BROKEN"' in box.config_hash:
             self.world.change(box, state="exited", exit_code=3, started=now)
         elif box.service == "migrate":
             self.world.change(box, state="exited", exit_code=0, started=now)
@@ -700,6 +702,20 @@ class Site:
         self.is_sound(where)
         outcome = self.run()
         assert (outcome.outcome, outcome.warnings) == ("fresh", ()), where
+
+
+@contextmanager
+def new_site(root: Path) -> Iterator[Site]:
+    """A project that was never updated, on a clock that runs ahead at the test's word."""
+    clock = Clock()
+    # Not the test's own patch: that may be undone before this one.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", clock.time)
+        for module in (gate, steps, wayback):
+            patch.setattr(module, "time", clock)
+        # What is struck here is rbuild; a disk that loses power is another test's.
+        patch.setattr(record.os, "fsync", lambda descriptor: None)
+        yield Site(root, clock)
 
 
 # The exit code of each outcome that is no good one.

@@ -48,7 +48,7 @@ SERVICES = {
     "logs": "logging: {driver: json-file, options: {max-size: 10m, max-file: '3'}}\n"
     "    restart: on-failure:3",
     "ports": "ports: ['127.0.0.1::80', '127.0.0.1::53/udp']\n    expose: ['3000']",
-    "networks": "networks: {front: {aliases: [x, y], ipv4_address: 172.29.77.9}, default: }",
+    "networks": "networks: {front: {aliases: [x, y], ipv4_address: 10.123.77.9}, default: }",
     "owner": "ipc: shareable\n    volumes: ['data:/shared']",
     "shares": "network_mode: service:owner\n    pid: service:owner\n    ipc: service:owner",
     "takes": "volumes_from: ['owner:ro']",
@@ -57,7 +57,7 @@ SERVICES = {
 }
 TOP = """
 networks:
-  front: {ipam: {config: [{subnet: 172.29.77.0/24}]}}
+  front: {ipam: {config: [{subnet: 10.123.77.0/24}]}}
 volumes: {data: }
 configs:
   c: {file: ./c.txt}
