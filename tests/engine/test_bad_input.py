@@ -418,9 +418,9 @@ def test_no_docker_command(good: Project, tmp_path: Path) -> None:
     says(err, "under cron, set PATH in the crontab")
 
 
-def compose_plugin() -> Path:
+def compose_plugin(**env: str) -> Path:
     form = '{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Path}}{{end}}{{end}}'
-    return Path(run(["docker", "info", "--format", form]).strip())
+    return Path(run(["docker", "info", "--format", form], env=env).strip())
 
 
 def test_no_compose_plugin(good: Project, tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_no_compose_plugin(good: Project, tmp_path: Path) -> None:
         good,
         "--force-rebuild",
         ".",
-        through=(*hide, str(compose_plugin().parent)),
+        through=(*hide, str(compose_plugin(DOCKER_CONFIG=str(tmp_path)).parent)),
         DOCKER_CONFIG=str(tmp_path),
     )
     says(err, "docker has no compose plugin", "install Compose 2.20.0 or newer")
@@ -506,7 +506,8 @@ def test_a_base_that_does_not_exist(good: Project) -> None:
     registry = os.environ["RBUILD_REGISTRY"]
     good.write("Dockerfile", f"FROM {registry}/rbuild/nosuch:7\n")
     err = refused(good, ".", remembered=True)
-    says(err, f"{registry}/rbuild/nosuch:7: cannot be pulled (base of web)\n", "unknown")
+    says(err, f"{registry}/rbuild/nosuch:7: cannot be pulled (base of web)\n")
+    assert "unknown" in err or "not found" in err
     says(err, "check its name, the way to the registry, and `docker login`")
 
 

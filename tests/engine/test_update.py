@@ -329,7 +329,8 @@ services:
     assert own_tags(project) == set()
     # What was pulled by then has lost its name again, and goes when it is superseded.
     plain_up_changes_nothing(project, "-f", str(project.write("good.yml", good)))
-    assert image_id(second) == second
+    # With the containerd store, it is gone at once.
+    assert image_id(second) in (second, "")
     publish(tool, "three", IDLE)
     project.write("compose.yml", good)
     ran = project.rbuild("--force-rebuild")

@@ -48,14 +48,18 @@ def make_image(name: str, dockerfile: str) -> str:
 
 def publish(reference: str, version: str, more: str = "") -> str:
     """Let a tag in the registry mean an image of this version; what is here stays. Its ID."""
-    before = image_id(reference)
+    before, kept = image_id(reference), f"{reference}-before"
+    if before:
+        # With the containerd store, an image that loses its last name is gone.
+        run(["docker", "tag", before, kept])
     text = f"FROM $BASE\nLABEL test={reference}\nRUN echo {version} > /version\n{more}"
     made = make_image(reference, text)
     run(["docker", "push", "-q", reference])
-    if before and before != made:
-        run(["docker", "tag", before, reference])
-        (image,) = json.loads(run(["docker", "image", "inspect", made]))
-        run(["docker", "rmi", *image["RepoDigests"], *image["RepoTags"]])
+    if before:
+        run(["docker", "tag", kept, reference])
+        run(["docker", "rmi", kept])
+        if made != before and image_id(made):
+            run(["docker", "rmi", "-f", made])
     return made
 
 

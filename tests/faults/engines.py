@@ -146,10 +146,11 @@ class PrivateEngine(Engine):
 
 @contextmanager
 def private_engine(
-    *, containerd: bool = False, data: Path | None = None
+    *, containerd: bool | None = None, data: Path | None = None
 ) -> Iterator[PrivateEngine]:
-    """A private engine, gone at the end; `containerd` chooses the containerd image store.
+    """A private engine, gone at the end, of the dockerd that is first on PATH.
 
+    `containerd` chooses the containerd image store, or not; else it is as on the machine's engine.
     Its data goes to a new folder, or to `data`, which must exist and is emptied at the end.
     The registry of the tests answers in its namespace as it does outside.
     """
@@ -160,7 +161,7 @@ def private_engine(
         engine = PrivateEngine(home, data)
         relay = None
         try:
-            configure(home, data, containerd)
+            configure(home, data, containerd_store() if containerd is None else containerd)
             subprocess.run(["ip", "netns", "add", home.name], check=True)
             subprocess.run(["ip", "-n", home.name, "link", "set", "lo", "up"], check=True)
             relay = Relay(home.name, os.environ["RBUILD_REGISTRY"])
@@ -248,6 +249,12 @@ def configure(home: Path, data: Path, containerd: bool) -> None:
     if init:
         settings["init-path"] = init
     (home / "daemon.json").write_text(json.dumps(settings))
+
+
+def containerd_store() -> bool:
+    """Whether the machine's engine has the containerd image store."""
+    told = machine_engine().run("docker", "info", "--format", "{{json .DriverStatus}}")
+    return "io.containerd.snapshotter" in told
 
 
 def start_daemon(home: Path) -> subprocess.Popen[bytes]:
