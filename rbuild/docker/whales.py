@@ -44,6 +44,7 @@ LEAST_COMPOSE = (2, 20, 0)
 QUERY_TIMEOUT = 60.0
 # The engine remembers its last 256 events (moby, daemon/events), and shows one less.
 _REMEMBERED = 250
+_EXPLAINED = re.compile(r"Run 'docker.* --help'")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "armv6l": "arm/v6"}
 
 
@@ -83,8 +84,9 @@ class Whales:
                 hint=f"install Compose {_dotted(LEAST_COMPOSE)} or newer "
                 "(Debian: docker-compose, Ubuntu: docker-compose-v2, docker.com: "
                 "docker-compose-plugin)",
-                # Without the plugin, docker takes it for a mistake and explains all of itself.
-                detail=version.tail if len(version.tail.splitlines()) <= 5 else "",
+                # Without the plugin, docker takes it for a mistake and explains itself: 26 at
+                # length, 28 in five lines.
+                detail="" if _EXPLAINED.search(version.tail) else _last(version.tail, 5),
             )
         numbers = tuple(int(n) for n in re.findall(r"\d+", version.output)[:3])
         if numbers < LEAST_COMPOSE:
