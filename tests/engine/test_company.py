@@ -75,13 +75,16 @@ def test_images_that_others_built_upon_ours_stay(project: Project) -> None:
         make_image(named, f"FROM {project.name}-web\nRUN echo theirs > /theirs\n")
         nameless = make_image(other, f"FROM {project.name}-web\nRUN echo nameless > /theirs\n")
         make_image(other, f"FROM {project.name}-web\nRUN echo again > /theirs\n")
+        # With the containerd store, the one that has lost its name is gone by now.
+        theirs = list(filter(image_id, (named, other, nameless)))
+        assert {named, other} <= set(theirs)
         assert project.rbuild("--force-rebuild").code == 0
         project.compose("down", "-t", "1")
         ran = project.rbuild("--remove-images")
         assert ran.code == 0
         assert f"removed {project.name}-web:latest" in ran.out
         assert not image_id(f"{project.name}-web")
-        assert all(map(image_id, (named, other, nameless)))
+        assert all(map(image_id, theirs))
     finally:
         subprocess.run(["docker", "rmi", "-f", named, other], capture_output=True)
 
