@@ -18,6 +18,8 @@ import pytest
 from rbuild.compose.context import Context, contents
 from rbuild.errors import InputError
 
+pytestmark = pytest.mark.versions
+
 KEY = "11" * 16
 DOCKERFILE = "FROM scratch\nCOPY . /\n"
 FILES = (
@@ -84,6 +86,12 @@ def ours(root: Path, dockerfile: Path) -> list[str]:
 
 def build(root: Path, dockerfiles: Mapping[Path, Path]) -> None:
     """Build each of the Dockerfiles into its folder; all must succeed."""
+    done = bake(root, dockerfiles)
+    assert done.returncode == 0, done.stderr
+
+
+def bake(root: Path, dockerfiles: Mapping[Path, Path]) -> subprocess.CompletedProcess[str]:
+    """The same, for those that may fail."""
     plan = {
         f"n{number}": {
             "context": str(root),
@@ -94,13 +102,12 @@ def build(root: Path, dockerfiles: Mapping[Path, Path]) -> None:
     }
     file = root.parent / "bake.json"
     file.write_text(json.dumps({"group": {"default": {"targets": [*plan]}}, "target": plan}))
-    done = subprocess.run(
+    return subprocess.run(
         ["docker", "buildx", "bake", "--progress=plain", f"--file={file}"],
         cwd=root.parent,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
 
 
 def test_what_buildkit_copies(tree: Path, tmp_path: Path) -> None:
@@ -191,14 +198,11 @@ def test_which_files_count(tree: Path, tmp_path: Path, make: Callable[[Path], No
 
 def test_a_name_that_is_no_text_counts(tree: Path, tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tree) + b"/\xff")).touch()
-    assert "\udcff" in ours(tree, tree / "Dockerfile")
-    try:
-        build(tree, {tree / "Dockerfile": tmp_path / "out"})
-    except AssertionError as error:
-        # A newer BuildKit takes no such names.
-        assert "invalid UTF-8" in str(error)
-    else:
-        assert ours(tree, tree / "Dockerfile") == paths(tmp_path / "out")
+    found = ours(tree, tree / "Dockerfile")
+    assert "\udcff" in found
+    done = bake(tree, {tree / "Dockerfile": tmp_path / "out"})
+    # A newer BuildKit takes no such names.
+    assert "invalid UTF-8" in done.stderr if done.returncode else found == paths(tmp_path / "out")
 
 
 def test_a_socket_is_only_a_name(

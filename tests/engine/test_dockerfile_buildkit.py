@@ -21,6 +21,8 @@ import pytest
 from rbuild.compose.dockerfile import Bases, images
 from rbuild.errors import InputError
 
+pytestmark = pytest.mark.versions
+
 TAGS = ("rbt/a", "rbt/b", "rbt/c", "rbt/d", "rbt/a:2", "rbt/a:x86", "rbt/a-z", "rbt-lib", "0")
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine.machine(), machine.machine())
 HERE = f"linux/{ARCH}"

@@ -85,6 +85,7 @@ def test_what_is_not_healthy_fails(project: Project, name: str) -> None:
     assert known["failed"]["kind"] == "touched"
 
 
+@pytest.mark.versions
 def test_what_counts_as_healthy(project: Project) -> None:
     image = f"{project.name}-checked"
     make_image(image, "FROM $BASE\nHEALTHCHECK --interval=1s CMD test -f /ready\n")

@@ -26,6 +26,8 @@ from rbuild.compose.inputs import (
     walk,
 )
 
+pytestmark = pytest.mark.versions
+
 OWN = {*AMBIENT_VARIABLES, *CHOOSING_VARIABLES}
 TRACED = "openat,open,newfstatat,stat,lstat,statx,access,faccessat,faccessat2"
 CALL = re.compile(r'\b(?:%s)\((?:AT_FDCWD, )?"([^"]*)"' % TRACED.replace(",", "|"))  # noqa: UP031

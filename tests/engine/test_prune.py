@@ -116,6 +116,7 @@ volumes: {{named: }}
     assert project.images() - {image_id(project.base)} - {image_id(f"{project.name}-webs")} == built
 
 
+@pytest.mark.versions
 def test_what_a_pull_superseded_goes_once_it_is_unused(project: Project, own: str) -> None:
     for reference in ("base", "tool"):
         publish(f"{own}/{reference}:1", "one", "CMD exec sleep 1000\n")
@@ -232,6 +233,7 @@ def test_the_build_cache_is_pruned_where_asked(project: Project) -> None:
     assert re.search(r"docker builder prune --force\n(.*\n)*Total:", last_run(project))
 
 
+@pytest.mark.versions
 def test_remove_images(project: Project, bystanders: list[tuple[str, str]]) -> None:
     project.write("Dockerfile", BUILT)
     project.write(

@@ -49,6 +49,7 @@ def plain_up_changes_nothing(project: Project, *before: str) -> None:
 # ---------------------------------------------------------------- bases and builds
 
 
+@pytest.mark.versions
 def test_bases_are_refreshed_once_and_builds_follow_from(project: Project, own: str) -> None:
     name = project.name
     for reference in ("base", "tools", "extra", "unused"):
@@ -264,6 +265,7 @@ def test_a_git_context_is_built_with_pull_and_its_bases_are_unknown(
 # ---------------------------------------------------------------- services with only an image
 
 
+@pytest.mark.versions
 def test_pull_policies(project: Project, own: str) -> None:
     services = ("plain", "always", "missing", "never", "still")
     for service in services:
@@ -299,6 +301,7 @@ services:
     plain_up_changes_nothing(project)
 
 
+@pytest.mark.versions
 def test_an_image_that_is_not_here_and_may_not_be_pulled_fails_untouched(
     project: Project, own: str
 ) -> None:
@@ -342,6 +345,7 @@ services:
 # ---------------------------------------------------------------- the user's own files
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("layout", ["folder with override and include", ".env", "file"])
 def test_a_plain_up_after_an_update_recreates_nothing(project: Project, layout: str) -> None:
     project.write("Dockerfile", f"FROM $BASE\n{IDLE}")
@@ -473,6 +477,7 @@ def test_manual_services_are_left_alone(crowd: Project) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.versions
 def test_stopped_ones_stay_stopped_and_a_scale_stays(crowd: Project) -> None:
     crowd.compose("up", "-d", "--no-recreate", "--scale", "many=2")
     crowd.compose("stop", "-t", "0", "lazy")

@@ -13,6 +13,8 @@ from .engines import private_engine
 from .projects import Site, new_site
 from .published import publish
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

@@ -9,6 +9,8 @@ import pytest
 from .broken import PROGRAM, TABLE, Bench, bench_on, check
 from .engines import machine_engine
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
