@@ -19,7 +19,8 @@ from .projects import Site
 # What Compose asks of the engine as it puts a new container in the place of an old one.
 STOP = r"POST \S*/containers/\w+/stop"
 REMOVE = r"DELETE \S*/containers/\w+"
-RENAME = r"POST \S*/containers/\w+/rename"
+# By ID, or by name.
+RENAME = r"POST \S*/containers/[\w.-]+/rename"
 START = r"POST \S*/containers/\w+/start"
 UNTAG = r"DELETE \S*/images/"
 
