@@ -250,6 +250,8 @@ def front(registry: str) -> Iterator[Front]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # To one that begins with TLS too: it knows by these letters to go on without.
+        default_request_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
             self._answer()
