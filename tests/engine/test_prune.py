@@ -47,11 +47,8 @@ def bystanders(project: Project) -> Iterator[list[tuple[str, str]]]:
     name, other = project.name, f"o{uuid.uuid4().hex[:10]}"
     stamp = "20200101T000000Z"
     labels = f"com.docker.compose.project={other}"
-    for tag in ("first", "second"):
-        # Made anew, the first is dangling.
-        make_image(f"{other}-web", f"FROM $BASE\nLABEL {labels} n={tag}\n")
-        if tag == "first":
-            dangling = image_id(f"{other}-web")
+    dangling = make_image("", f"FROM $BASE\nLABEL {labels} n=first\n")
+    make_image(f"{other}-web", f"FROM $BASE\nLABEL {labels} n=second\n")
     named = [
         f"{name}-webs",
         f"{name}x-web",

@@ -38,8 +38,8 @@ def new_project(folder: Path, state: Path) -> Iterator[Project]:
 
 
 def make_image(name: str, dockerfile: str) -> str:
-    """Build an image; its ID."""
-    argv = ["docker", "build", "-q", "-t", name, "-"]
+    """Build an image, of no name if that is empty; its ID."""
+    argv = ["docker", "build", "-q", *(["-t", name] if name else []), "-"]
     text = dockerfile.replace("$BASE", os.environ["RBUILD_BASE"])
     done = subprocess.run(argv, input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
