@@ -257,7 +257,9 @@ def tags() -> Iterator[None]:
     for tag in TAGS:
         subprocess.run(["docker", "tag", base, tag], check=True)
     yield
-    subprocess.run(["docker", "rmi", *TAGS], check=True, capture_output=True)
+    # In full: a bare 0 may be how an ID begins.
+    names = [tag if ":" in tag else f"{tag}:latest" for tag in TAGS]
+    subprocess.run(["docker", "rmi", *names], check=True, capture_output=True)
 
 
 def short(name: str) -> str:
