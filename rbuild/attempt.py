@@ -125,7 +125,7 @@ def _forward(
                 kept,
                 engine=work.engine,
                 info=scene.info,
-                names=dict(step.names),
+                names={name: image for name, image in step.names if image},
                 left=made.left,
                 failing=[
                     one.service

@@ -534,7 +534,8 @@ def test_what_runs_is_kept_and_names_are_remembered() -> None:
         ("sha256:web", f"rbuild/p/web:{STAMP}"),
         ("sha256:db", f"rbuild/p/db:{STAMP}"),
     )
-    assert keep.names == (("p-web", "sha256:p-web"), ("postgres", "sha256:postgres"))
+    names = (("p-web", "sha256:p-web"), ("postgres", "sha256:postgres"), ("p-new", ""))
+    assert keep.names == names
 
 
 def test_of_several_containers_the_one_that_has_run_longest_is_kept() -> None:
@@ -552,6 +553,9 @@ def test_what_names_meant_before_a_killed_build_is_remembered() -> None:
     images = {"p-web": image("half-built"), "postgres": image("postgres")}
     keep = only(make(services, images=images, names_interrupted={"p-web": "sha256:good"}), Keep)
     assert keep.names == (("p-web", "sha256:good"), ("postgres", "sha256:postgres"))
+    # One that the killed build gave for the first time meant nothing.
+    keep = only(make(services, images=images, names_interrupted={"p-web": ""}), Keep)
+    assert keep.names[0] == ("p-web", "")
 
 
 # Ports

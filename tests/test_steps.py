@@ -160,10 +160,13 @@ def test_what_an_earlier_try_kept_stays() -> None:
 
 
 def test_names_go_back_and_our_tags_go() -> None:
-    engine = Fake(found={"moved": Image("new"), "same": Image("old-2")})
-    names = (("moved", "old-1"), ("same", "old-2"), ("gone", "old-3"))
-    assert put_back(Keep((), names), [KEPT], engine) == ([], ["new"])  # type: ignore[arg-type]
-    assert engine.asked == [("tag", "old-1", "moved"), ("tag", "old-3", "gone"), ("untag", KEPT)]
+    engine = Fake(found={"moved": Image("new"), "same": Image("old-2"), "first": Image("new-4")})
+    names = (("moved", "old-1"), ("same", "old-2"), ("gone", "old-3"), ("first", ""), ("none", ""))
+    problems, bared = put_back(Keep((), names), [KEPT], engine)  # type: ignore[arg-type]
+    assert (problems, bared) == ([], ["new", "new-4"])
+    assert engine.asked == [
+        ("tag", "old-1", "moved"), ("tag", "old-3", "gone"), ("untag", "first"), ("untag", KEPT)
+    ]  # fmt: skip
 
 
 def test_a_name_that_another_project_counts_on_by_now_stays() -> None:

@@ -320,8 +320,8 @@ def _keep(
 
     def before(name: str) -> str:
         """What a name meant before an interrupted update, unless a person brought up the new."""
-        now = images[name].id
-        return now if now in in_use else names_before.get(name) or now
+        now = images[name].id if name in images else ""
+        return now if now in in_use else names_before.get(name, now)
 
     return Keep(
         images=tuple(
@@ -331,7 +331,7 @@ def _keep(
             (name, before(name))
             for one in configuration.services.values()
             for name in (one.image, *one.tags)
-            if name in images
+            if name in images or name in configuration.built_images
         ),
     )
 

@@ -17,7 +17,8 @@ class Keep:
     images: tuple[tuple[str, str], ...]
     """(image ID, tag of ours)"""
     names: tuple[tuple[str, str], ...]
-    """(image name, image ID before the update, or before one that was killed at its builds)"""
+    """(image name, image ID before the update, or before one that was killed at its builds; empty
+    for a name that the update's builds give for the first time)"""
 
     def __str__(self) -> str:
         return f"keep the images that run now ({len(self.images)})"

@@ -142,22 +142,27 @@ def run(step: Step, work: Work) -> None:
 def put_back(keep: Keep, tags: Sequence[str], engine: Engine) -> tuple[list[str], list[str]]:
     """Undo what was built and pulled, no container having been touched.
 
-    The images' names go back to what they meant before, and our own `tags` go. Gives what could
-    not be undone, and the IDs of the images that have lost a name: a run before this one, that was
-    killed, may have brought them.
+    The images' names go back to what they meant before, those that meant nothing go, and so do our
+    own `tags`. Gives what could not be undone, and the IDs of the images that have lost a name: a
+    run before this one, that was killed, may have brought them.
     """
     problems, bared = [], []
-    now = engine.images([name for name, _ in keep.names]) if keep.names else {}
-    moved = [name for name, image in keep.names if name not in now or now[name].id != image]
+    here = engine.images([name for name, _ in keep.names]) if keep.names else {}
+    now = {name: here[name].id if name in here else "" for name, _ in keep.names}
+    moved = [(name, image) for name, image in keep.names if now[name] != image]
     # No container of ours runs what is new; another project's may, and counts on the name.
     used = engine.used_images() if moved else frozenset()
-    for name, image in keep.names:
-        if name in moved and (name not in now or now[name].id not in used):
-            try:
+    for name, image in moved:
+        if now[name] in used:
+            continue
+        try:
+            if image:
                 engine.tag(image, name)
-                bared += [now[name].id] if name in now else []
-            except EngineError as error:
-                problems.append(error.message)
+            else:
+                engine.remove_image(name)
+            bared += [now[name]] if now[name] else []
+        except EngineError as error:
+            problems.append(error.message)
     for tag in tags:
         engine.remove_image(tag)
     return problems, bared
