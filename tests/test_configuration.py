@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rbuild.compose.configuration import Service, longest_wait, parse, seconds
+from rbuild.compose.configuration import Service, longest_wait, parse, seconds, separator
 from rbuild.docker.engine import Healthcheck, Port
 from rbuild.errors import ProjectError
 
@@ -259,3 +259,30 @@ def test_the_longest_chain_counts() -> None:
 def test_a_circle_and_a_stranger_end_the_count() -> None:
     one = {"healthcheck": check(0, 1, 1, 1)}
     assert waits({"a": one | after("b"), "b": one | after("a", "gone")})[0] == 2 * STOP + 4
+
+
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        (["p_web", "p_a.b", "p_web", "nginx"], "_"),
+        (["p-web", "p-a.b", "p_web", "nginx"], "-"),
+        (["p-web", "p_a.b", "p_web", "nginx"], "-"),
+        ([], "-"),
+    ],
+)
+def test_the_separator_is_that_of_the_names_that_nobody_gave(images: list[str], found: str) -> None:
+    config = {
+        "name": "p",
+        "services": {
+            "web": {"build": {}}, "a.b": {"build": {}},
+            "named": {"image": "p_web"}, "front": {"image": "nginx"},
+        },
+    }  # fmt: skip
+    assert separator(config, images) == found
+    services = parse(config, "/p", separator=found).services
+    assert [services[name].image for name in ("web", "named")] == [f"p{found}web", "p_web"]
+
+
+def test_without_default_names_there_is_no_separator_to_tell() -> None:
+    assert separator({"name": "p", "services": {"a": {"image": "x"}}}, ["x"]) == "-"
+    assert separator({"name": "p"}, []) == "-"

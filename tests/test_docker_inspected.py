@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rbuild.docker.inspected import LABEL, ends, signals
+from rbuild.docker.inspected import LABEL, container, ends, signals
 
 
 def event(action: str, box: str = "a", project: str = "site", **more: Any) -> dict[str, Any]:
@@ -39,3 +39,13 @@ def test_which_signal_is_the_end(own: str, sent: str, told: bool) -> None:
     found = signals([event("kill", "a", signal=sent)], "site")
     assert ends({"Config": {"StopSignal": own}}, found["a"]) is told
     assert ends({"Config": {}}, {15})
+
+
+@pytest.mark.parametrize(("project", "replaces"), [("site", "0123456789ab"), ("0123456789ab", "")])
+def test_what_a_recreate_left_is_told_by_its_name(project: str, replaces: str) -> None:
+    labels = {f"{LABEL}project": project, f"{LABEL}replace": "x"}
+    found = container({
+        "Id": "1", "Name": "/0123456789ab_web_1", "Image": "i", "State": {"Status": "created"},
+        "Config": {"Image": "i", "Labels": labels}, "HostConfig": {},
+    })  # fmt: skip
+    assert found.replaces == replaces

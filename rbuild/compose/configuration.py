@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,8 @@ class Configuration:
 
     name: str
     services: Mapping[str, Service]
+    separator: str = "-"
+    """What stands between the names of project and service where an image has no other name."""
 
     @property
     def built_images(self) -> frozenset[str]:
@@ -71,11 +74,15 @@ class Configuration:
 
 
 def parse(
-    config: Mapping[str, Any], where: str, lines: Mapping[tuple[str, str], str] | None = None
+    config: Mapping[str, Any],
+    where: str,
+    lines: Mapping[tuple[str, str], str] | None = None,
+    separator: str = "-",
 ) -> Configuration:
     """Read what `docker compose config --format json` gave; `where` names the project.
 
-    `lines` has the place ("file:line") of each key of a service's `x-rbuild`.
+    `lines` has the place ("file:line") of each key of a service's `x-rbuild`; `separator` is as in
+    Configuration.
     Raises ProjectError for a service's `x-rbuild` that can't be understood.
     """
     name = config["name"]
@@ -88,11 +95,26 @@ def parse(
     }
     parsed = {
         key: _service(
-            name, key, value, key in awaited, _Place(f"{where}: services.{key}", key, lines or {})
+            f"{name}{separator}{key}",
+            key,
+            value,
+            key in awaited,
+            _Place(f"{where}: services.{key}", key, lines or {}),
         )
         for key, value in services.items()
     }
-    return Configuration(name, parsed)
+    return Configuration(name, parsed, separator)
+
+
+def separator(config: Mapping[str, Any], images: Iterable[str]) -> str:
+    """The separator in image names (see Configuration): "-", or "_" as Compose 1 had it.
+
+    `images` has the name of each service's image, as Compose gives them for this configuration.
+    """
+    services = (config.get("services") or {}).items()
+    given = Counter(one["image"] for _, one in services if one.get("image"))
+    old = Counter(f"{config['name']}_{name}" for name, one in services if not one.get("image"))
+    return "_" if old and Counter(images) - given == old else "-"
 
 
 def seconds(text: object) -> float:
@@ -154,7 +176,7 @@ class _Place:
 
 
 def _service(
-    project: str, name: str, data: Mapping[str, Any], awaited: bool, place: _Place
+    default_image: str, name: str, data: Mapping[str, Any], awaited: bool, place: _Place
 ) -> Service:
     own = _own_settings(data.get("x-rbuild"), place)
     deploy = data.get("deploy") or {}
@@ -164,7 +186,7 @@ def _service(
     disabled = bool(check.get("disable")) or check.get("test") in (["NONE"], "NONE")
     return Service(
         name=name,
-        image=data.get("image") or f"{project}-{name}",
+        image=data.get("image") or default_image,
         build=data.get("build"),
         pull_policy=data.get("pull_policy", ""),
         platform=data.get("platform", ""),

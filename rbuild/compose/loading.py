@@ -25,6 +25,7 @@ from rbuild.state import record
 from rbuild.state.record import Record, Store
 
 _UNSET = re.compile(r'The \\?"(\w+)\\?" variable is not set')
+_COMPATIBILITY = "COMPOSE_COMPATIBILITY"
 # Spellings of one project whose signatures a record keeps.
 MOST_VIEWS = 8
 
@@ -78,7 +79,8 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     rendered, complaints = engine.render(
         target, service_extensions=bool(lines) or bool(found.remote)
     )
-    parsed = configuration.parse(rendered, project.path, lines)
+    separator = _separator(rendered, found, environ, engine, target)
+    parsed = configuration.parse(rendered, project.path, lines, separator)
     # Of files that are included or extended, Compose takes no `x-rbuild`.
     main = [one for one in documents if one.path in found.main_files]
     own_settings = _own_settings(rendered.get("x-rbuild"), main)
@@ -98,6 +100,9 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     if "up" in own_settings and not own_settings["up"].value:
         # Compose knows nothing of it, and it decides what an update is.
         digests["x-rbuild: {up: false}"] = record.keyed_digest(key, b"false")
+    if separator != "-":
+        # Nor does the rendered configuration have the names of what is built.
+        digests[f"${_COMPATIBILITY}"] = record.keyed_digest(key, separator.encode())
     view = {
         "paths": {**late["paths"], **early["paths"]},
         "variables": early["variables"],
@@ -126,6 +131,21 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
         rendered=rendered,
         inputs_digest=_inputs_digest(digests, own_settings, rendered, key),
     )
+
+
+def _separator(
+    rendered: Mapping[str, Any],
+    found: Inputs,
+    environ: Mapping[str, str],
+    engine: Engine,
+    target: Target,
+) -> str:
+    """What stands in the names of built images. Compose is asked only where it may be unusual."""
+    if _COMPATIBILITY not in environ and _COMPATIBILITY not in found.dotenv:
+        return "-"
+    if all(one.get("image") for one in (rendered.get("services") or {}).values()):
+        return "-"
+    return configuration.separator(rendered, engine.image_names(target))
 
 
 def _inputs_digest(

@@ -151,6 +151,10 @@ class Engine(Protocol):
         Compose a second run. Raises InputError if Compose refuses the project.
         """
 
+    def image_names(self, target: Target) -> list[str]:
+        """The name of each service's image, in no order; a name that two services have is there
+        twice."""
+
     def all_services(self, target: Target) -> frozenset[str]:
         """The names of all services, those of inactive profiles too."""
 

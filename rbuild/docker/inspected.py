@@ -25,6 +25,8 @@ def container(data: dict[str, Any]) -> Container:
     checks = health.get("Log") or []
     name = data["Name"].lstrip("/")
     leftover = _LEFTOVER.match(name)
+    if leftover and leftover[1] == labels.get(f"{LABEL}project"):
+        leftover = None  # COMPOSE_COMPATIBILITY: PROJECT_SERVICE_NUMBER
     files = labels.get(f"{LABEL}project.config_files", "")
     return Container(
         id=data["Id"],

@@ -162,6 +162,14 @@ class Whales:
             )
         return result
 
+    def image_names(self, target: Target) -> list[str]:
+        """See `engine.Engine.image_names`."""
+        result = self._query([*_compose(target), "config", "--images"], target=target)
+        if result.code:
+            raise EngineError(f"{target.folder}: Compose can't name its images",
+                              detail=result.tail)  # fmt: skip
+        return result.output.split()
+
     def all_services(self, target: Target) -> frozenset[str]:
         """See `engine.Engine.all_services`."""
         argv = [*_compose(target), "--profile", "*", "config", "--services"]

@@ -246,10 +246,18 @@ def _configuration(
     source, _ = generation.read_configuration(path)
     if source is not None:
         try:
-            return source, parse(source, path).services
+            return source, parse(source, path, separator=_separator(scene, kept)).services
         except RbuildError:
             source = None
     return None, scene.loaded.configuration.services if scene.loaded else {}
+
+
+def _separator(scene: Scene, kept: Generation) -> str:
+    """What stands in the names of built images: as it is now, else as it was."""
+    if scene.loaded:
+        return scene.loaded.configuration.separator
+    names = {f"{scene.name}_{service}": one for service, one in kept.services.items()}
+    return "_" if any(one.reference == name for name, one in names.items()) else "-"
 
 
 def _changed(scene: Scene, kept: Generation) -> list[str]:

@@ -88,6 +88,7 @@ class Project:
         for wanted in (
             f"label=com.docker.compose.project={self.name}",
             f"reference={self.name}-*",
+            f"reference={self.name}_*",
             f"reference=rbuild/{self.name}/*",
         ):
             found.update(run(["docker", "images", "-q", "--no-trunc", "--filter", wanted]).split())
@@ -131,7 +132,8 @@ def clean_up(name: str) -> None:
             subprocess.run([*removal, *found], capture_output=True)
     # By name where there is one: the ID of an image that is kept may be the base of all tests.
     listing = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]
-    patterns = (f"{name}-*", f"rbuild/{name}/*", f"{os.environ['RBUILD_REGISTRY']}/{name}/*")
+    own = f"{os.environ['RBUILD_REGISTRY']}/{name}/*"
+    patterns = (f"{name}-*", f"{name}_*", f"rbuild/{name}/*", own)
     for wanted in (label, *(f"reference={one}" for one in patterns)):
         for line in run([*listing, "--filter", wanted]).splitlines():
             tag, identity = line.split()

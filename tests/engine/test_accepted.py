@@ -1,0 +1,100 @@
+"""What plain Compose accepts, rbuild accepts: projects that Compose takes and brings up."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Project
+from .tools import ids, image_id, own_tags, record, starts
+
+SETTLE = "x-rbuild: {settle-period: 0}\n"
+IDLE = "CMD exec sleep 1000\n"
+
+
+def plain_up_changes_nothing(project: Project) -> None:
+    """After a good update, `docker compose up -d` by hand recreates nothing."""
+    was = starts(project)
+    project.compose("up", "-d")
+    assert starts(project) == was
+
+
+# ---------------------------------------------------------------- names as Compose 1 gave them
+
+
+def write_pair(project: Project) -> None:
+    project.write(
+        "compose.yml",
+        f"""\
+services:
+  web: {{init: true, build: .}}
+  side: {{init: true, build: {{context: ., dockerfile_inline: "FROM {project.name}_web"}}}}
+{SETTLE}""",
+    )
+    project.write("Dockerfile", f"FROM $BASE\nRUN date +%N > /when\n{IDLE}")
+
+
+@pytest.mark.parametrize(("value", "where"), [("1", "env"), ("true", ".env")])
+def test_image_names_are_those_that_compose_gives(project: Project, value: str, where: str) -> None:
+    write_pair(project)
+    if where == "env":
+        project.env["COMPOSE_COMPATIBILITY"] = value
+    else:
+        project.write(".env", f"COMPOSE_COMPATIBILITY={value}\n")
+    ran = project.rbuild()
+    assert ran.code == 0, ran.err
+    name = project.name
+    assert set(ids(project)) == {f"{name}_web_1", f"{name}_side_1"}
+    assert not image_id(f"{name}-web")
+    plain_up_changes_nothing(project)
+    assert project.rbuild().out == ""
+
+    # A build that fails puts them back; one that breaks the service is rolled back.
+    before = starts(project), image_id(f"{name}_web"), project.images()
+    project.edit("compose.yml", f"{name}_web", f"{name}_web\\nRUN false")
+    ran = project.rbuild()
+    assert (ran.code, "the build of side failed" in ran.err) == (1, True), ran.err
+    assert (starts(project), image_id(f"{name}_web"), project.images()) == before
+    project.edit("compose.yml", "RUN false", "CMD false")
+    ran = project.rbuild()
+    assert ran.code == 3, ran.err
+    assert image_id(f"{name}_web") == before[1]
+    assert not image_id(f"{name}-web")
+    assert {one["State"]["Status"] for one in project.containers().values()} == {"running"}
+    project.edit("compose.yml", "\\nCMD false", "")
+    assert project.rbuild("-v").code == 0
+    plain_up_changes_nothing(project)
+
+
+def test_another_separator_is_a_change(project: Project) -> None:
+    project.write("compose.yml", f"services: {{web: {{init: true, build: .}}}}\n{SETTLE}")
+    project.write("Dockerfile", f"FROM $BASE\n{IDLE}")
+    # What Compose takes for no.
+    assert project.rbuild(COMPOSE_COMPATIBILITY="on").code == 0
+    assert set(ids(project)) == {f"{project.name}-web-1"}
+    assert project.rbuild("-v").out.count("fresh until") == 1
+    project.write(".env", "COMPOSE_COMPATIBILITY=y\n")
+    ran = project.rbuild()
+    assert ran.code == 0, ran.err
+    assert "COMPOSE_COMPATIBILITY" in ran.out
+    assert record(project)["services"]["web"]["reference"] == f"{project.name}_web"
+    plain_up_changes_nothing(project)
+
+
+@pytest.mark.parametrize("separator", ["-", "_"])
+def test_a_name_that_a_failed_build_gave_for_the_first_time_goes(
+    project: Project, own: str, separator: str
+) -> None:
+    project.env["COMPOSE_COMPATIBILITY"] = str(int(separator == "_"))
+    write_pair(project)
+    first = f"{project.name}{separator}web"
+    project.edit("compose.yml", f"FROM {project.name}_web", f"FROM {first}\\nRUN false")
+    project.edit("compose.yml", "build: .", f"build: {{context: ., tags: ['{own}/web:1']}}")
+
+    ran = project.rbuild()
+
+    assert (ran.code, "the build of side failed" in ran.err) == (1, True), ran.err
+    assert project.images() == set()
+    assert not image_id(f"{own}/web:1")
+    assert own_tags(project) == set()
+    project.edit("compose.yml", "RUN false", "CMD exec sleep 1000")
+    assert project.rbuild().code == 0
