@@ -10,9 +10,18 @@ from typing import Any
 
 import pytest
 
-from rbuild.compose.fingerprint import changes, content_files, differences, digests, signature
+from rbuild.compose.fingerprint import (
+    changes,
+    content_files,
+    differences,
+    digests,
+    dockerfile_of,
+    signature,
+)
 
 KEY = "11" * 16
+DOCKERFILE = ("Dockerfile", "Dockerfile.dockerignore")
+LOWER = ("dockerfile", "dockerfile.dockerignore")
 
 
 def look(paths: list[Path], variables: dict[str, str | None] | None = None) -> dict[str, Any]:
@@ -160,7 +169,9 @@ def app(tmp_path: Path, **build: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("build", "files"),
     [
-        ({}, ["Dockerfile", "Dockerfile.dockerignore", ".dockerignore"]),
+        ({}, [*DOCKERFILE, *LOWER, ".dockerignore"]),
+        ({"dockerfile": "Dockerfile"}, [*DOCKERFILE, *LOWER, ".dockerignore"]),
+        ({"dockerfile": "DockerFile"}, ["DockerFile", "DockerFile.dockerignore", ".dockerignore"]),
         ({"dockerfile": "d/F"}, ["d/F", "d/F.dockerignore", ".dockerignore"]),
         ({"dockerfile": "/abs/F"}, ["/abs/F", "/abs/F.dockerignore", ".dockerignore"]),
         ({"dockerfile_inline": "FROM x"}, [".dockerignore"]),
@@ -168,6 +179,31 @@ def app(tmp_path: Path, **build: Any) -> dict[str, Any]:
 )
 def test_files_of_a_build(tmp_path: Path, build: Any, files: list[str]) -> None:
     assert content_files(app(tmp_path, **build)) == [str(tmp_path / name) for name in files]
+
+
+@pytest.mark.parametrize(
+    ("there", "build", "taken", "count"),
+    [
+        (["Dockerfile"], {}, "Dockerfile", DOCKERFILE),
+        (["Dockerfile", "dockerfile"], {}, "Dockerfile", DOCKERFILE),
+        (["dockerfile"], {}, "dockerfile", [*DOCKERFILE, *LOWER]),
+        (["dockerfile"], {"dockerfile": "Dockerfile"}, "dockerfile", [*DOCKERFILE, *LOWER]),
+        (["Dockerfile/", "dockerfile"], {}, "dockerfile", [*DOCKERFILE, *LOWER]),
+        ([], {}, "Dockerfile", [*DOCKERFILE, *LOWER]),
+        (["dockerfile"], {"dockerfile": "DOCKERFILE"}, "DOCKERFILE",
+         ["DOCKERFILE", "DOCKERFILE.dockerignore"]),
+        (["sub/", "sub/dockerfile"], {"dockerfile": "sub/Dockerfile"}, "sub/dockerfile",
+         [f"sub/{one}" for one in (*DOCKERFILE, *LOWER)]),
+    ],
+)  # fmt: skip
+def test_a_lower_case_dockerfile_stands_in(
+    tmp_path: Path, there: list[str], build: Any, taken: str, count: list[str]
+) -> None:
+    for name in there:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    config = app(tmp_path, **build)
+    assert dockerfile_of(config["services"]["app"]["build"]) == str(tmp_path / taken)
+    assert content_files(config) == [str(tmp_path / one) for one in (*count, ".dockerignore")]
 
 
 @pytest.mark.parametrize("context", ["https://x/y.git", "git@host:x", ""])

@@ -73,10 +73,12 @@ def content_files(config: Mapping[str, Any]) -> list[str]:
     for service in config.get("services", {}).values():
         build = service.get("build")
         if build and is_local_context(build.get("context", "")):
-            dockerfile = dockerfile_of(build)
-            if dockerfile:
+            for dockerfile in _dockerfiles(build):
                 found[dockerfile] = None
                 found[dockerfile + ".dockerignore"] = None
+                if _is_file(dockerfile):
+                    # Of what would be taken in its absence, nothing counts.
+                    break
             found[os.path.join(build["context"], ".dockerignore")] = None
         for mount in service.get("volumes") or ():
             source = mount.get("source", "")
@@ -143,10 +145,21 @@ def with_host_paths(
 
 
 def dockerfile_of(build: Mapping[str, Any]) -> str:
-    """Path of a build's Dockerfile; empty if it's inline or not a file here."""
+    """Path of the Dockerfile that a build takes; empty if it's inline or not a file here."""
+    paths = _dockerfiles(build)
+    return next(filter(_is_file, paths), paths[0] if paths else "")
+
+
+def _dockerfiles(build: Mapping[str, Any]) -> tuple[str, ...]:
+    """Paths of a build's Dockerfile in BuildKit's order, the first that is a file being taken.
+
+    `dockerfile` stands in for `Dockerfile`, whether somebody named that or not.
+    """
     if "dockerfile_inline" in build or not is_local_context(build.get("context", "")):
-        return ""
-    return os.path.join(build["context"], build.get("dockerfile") or "Dockerfile")
+        return ()
+    path = os.path.join(build["context"], build.get("dockerfile") or "Dockerfile")
+    folder, name = os.path.split(path)
+    return (path, os.path.join(folder, "dockerfile")) if name == "Dockerfile" else (path,)
 
 
 def is_local_context(context: str) -> bool:

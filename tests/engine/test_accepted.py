@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from .conftest import Project
-from .tools import ids, image_id, own_tags, record, starts
+from .tools import (
+    PULL,
+    ids,
+    image_id,
+    inside,
+    last_run,
+    own_tags,
+    publish,
+    record,
+    starts,
+)
 
 SETTLE = "x-rbuild: {settle-period: 0}\n"
 IDLE = "CMD exec sleep 1000\n"
@@ -98,3 +108,45 @@ def test_a_name_that_a_failed_build_gave_for_the_first_time_goes(
     assert own_tags(project) == set()
     project.edit("compose.yml", "RUN false", "CMD exec sleep 1000")
     assert project.rbuild().code == 0
+
+
+# ---------------------------------------------------------------- Dockerfiles
+
+
+@pytest.mark.parametrize("dockerfile", ["", ", dockerfile: Dockerfile"])
+def test_a_lower_case_dockerfile(project: Project, own: str, dockerfile: str) -> None:
+    base = f"{own}/base:1"
+    publish(base, "one")
+    project.write(
+        "compose.yml",
+        f"services: {{web: {{init: true, build: {{context: .{dockerfile}}}}}}}\n{SETTLE}",
+    )
+    project.write("dockerfile", f"FROM {base}\nRUN echo 1 > /which\nCOPY . /x\n{IDLE}")
+    project.write("dockerfile.dockerignore", "data\n")
+    project.write("data", "")
+    publish(base, "two")
+    ran = project.rbuild()
+    assert ran.code == 0, ran.err
+    assert PULL.findall(last_run(project)) == [base]
+    web = f"{project.name}-web-1"
+    assert inside(web, "cat", "/version", "/which") == "two\n1"
+    assert "data" not in inside(web, "ls", "/x").split()
+    assert "fresh until" in project.rbuild("-v").out
+    # What is not sent is no reason.
+    project.write("data", "more")
+    assert project.rbuild().out == ""
+
+    project.edit("dockerfile", "echo 1", "echo 2")
+    ran = project.rbuild()
+    assert (ran.code, "dockerfile" in ran.out) == (0, True), ran
+    assert inside(web, "cat", "/which") == "2"
+    # The other one wins as soon as it is there, and gives way again.
+    project.write("Dockerfile", f"FROM $BASE\nRUN echo 3 > /which\n{IDLE}")
+    ran = project.rbuild()
+    assert (ran.code, "/Dockerfile appeared" in ran.out) == (0, True), ran
+    assert inside(web, "cat", "/which") == "3"
+    (project.folder / "Dockerfile").unlink()
+    ran = project.rbuild()
+    assert (ran.code, "/Dockerfile disappeared" in ran.out) == (0, True), ran
+    assert inside(web, "cat", "/which") == "2"
+    plain_up_changes_nothing(project)
