@@ -16,6 +16,7 @@ from rbuild.compose.fingerprint import (
     differences,
     digests,
     dockerfile_of,
+    missing,
     signature,
 )
 
@@ -204,6 +205,36 @@ def test_a_lower_case_dockerfile_stands_in(
     config = app(tmp_path, **build)
     assert dockerfile_of(config["services"]["app"]["build"]) == str(tmp_path / taken)
     assert content_files(config) == [str(tmp_path / one) for one in (*count, ".dockerignore")]
+
+
+@pytest.mark.parametrize(
+    ("build", "what"),
+    [
+        ({}, ""),
+        ({"dockerfile": "other"}, "other"),
+        ({"dockerfile": "Dockerfile/below"}, "Dockerfile/below"),
+        ({"dockerfile": "link"}, "link"),
+        ({"context": "gone"}, "gone"),
+        ({"context": "gone", "dockerfile_inline": "FROM x"}, "gone"),
+        ({"dockerfile_inline": "FROM x"}, ""),
+        ({"additional_contexts": {"a": "sub", "b": "gone", "c": "docker-image://x"}}, "gone"),
+    ],
+)
+def test_what_a_build_lacks(tmp_path: Path, build: Any, what: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "Dockerfile").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    contexts = {
+        name: one if ":" in one else str(tmp_path / one)
+        for name, one in build.get("additional_contexts", {}).items()
+    }
+    context = str(tmp_path / build.get("context", ""))
+    found = missing({**build, "context": context, "additional_contexts": contexts})
+    assert found == (str(tmp_path / what) if what else "")
+
+
+def test_a_context_elsewhere_is_not_missing() -> None:
+    assert missing({"context": "https://x/y.git"}) == ""
 
 
 @pytest.mark.parametrize("context", ["https://x/y.git", "git@host:x", ""])

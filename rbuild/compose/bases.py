@@ -145,9 +145,14 @@ def _references(
         try:
             text = read(path)
         except OSError as error:
+            hint = "create it, or say under `build:` in the compose file where it is"
+            if service.is_named and service.pull_policy != "build":
+                # It was built here before.
+                hint += (
+                    f"; to have it from a registry, drop `build:`, `docker pull {service.image}`"
+                )
             raise InputError(
-                f"{path}: the Dockerfile of service {service.name}: {error.strerror}",
-                hint="create it, or say under `build:` in the compose file where it is",
+                f"{path}: the Dockerfile of service {service.name}: {error.strerror}", hint=hint
             ) from None
     else:
         path = f"dockerfile_inline of service {service.name}"

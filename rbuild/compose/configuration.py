@@ -55,6 +55,8 @@ class Service:
     """Services with which it is restarted (`depends_on: {restart: true}`)."""
     is_named: bool = False
     """Whether the compose file gives its image a name."""
+    missing: str = ""
+    """What its build needs and is not there: it has no `build`, and its image is pulled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -46,8 +46,8 @@ class Seen:
         return blake2b(json.dumps(held, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def of(rendered: Mapping[str, Any]) -> dict[str, Context]:
-    """The contexts of a rendered configuration that are folders here.
+def of(rendered: Mapping[str, Any], unbuilt: Collection[str] = ()) -> dict[str, Context]:
+    """The contexts of a rendered configuration that are folders here; not of `unbuilt` services.
 
     By service; a context with a name of its own (`additional_contexts`) goes by SERVICE:NAME. Not
     looked at are `.git`, which every fetch changes, and what the project's services mount from
@@ -67,7 +67,7 @@ def of(rendered: Mapping[str, Any]) -> dict[str, Context]:
 
     for service, one in (rendered.get("services") or {}).items():
         build = one.get("build")
-        if not build:
+        if not build or service in unbuilt:
             continue
         if is_local_context(build.get("context", "")):
             found[service] = place(build["context"], dockerfile_of(build))
@@ -77,12 +77,19 @@ def of(rendered: Mapping[str, Any]) -> dict[str, Context]:
     return found
 
 
-def look(rendered: Mapping[str, Any], known: Record | None, folder: str, key: str) -> Seen:
+def look(
+    rendered: Mapping[str, Any],
+    known: Record | None,
+    folder: str,
+    key: str,
+    unbuilt: Collection[str] = (),
+) -> Seen:
     """Compare the contexts with those of the last good update; `folder` is the state folder.
 
-    Raises InputError for an ignore file that can't be understood.
+    `unbuilt` are services that are not built. Raises InputError for an ignore file that can't be
+    understood.
     """
-    there = of(rendered)
+    there = of(rendered, unbuilt)
     # Signatures come before what they stand for is read: a change in between shows next time.
     entries = {
         name: [context.signature(one, key), one.root, one.dockerfile, *one.leave]

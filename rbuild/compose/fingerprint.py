@@ -19,6 +19,8 @@ from rbuild.state.record import keyed_digest
 # A single file that is mounted writable may be data. Text of this size may be configuration.
 LARGEST_WRITABLE = 1 << 20
 CONFIGURATION = "configuration"
+# In place of the digest of what a build lacks; once it is there, it may be no input any more.
+MISSING = "missing"
 
 
 def signature(
@@ -40,17 +42,21 @@ def differences(seen: Mapping[str, Any], environ: Mapping[str, str], key: str) -
     return changed
 
 
-def digests(config: Mapping[str, Any], folder: str, home: str, key: str) -> dict[str, str]:
+def digests(
+    config: Mapping[str, Any], folder: str, home: str, key: str, lacking: Iterable[str] = ()
+) -> dict[str, str]:
     """Digest of the rendered configuration and of each content file, by input.
 
     `config` is what `docker compose config --format json` gives. What doesn't shape a
-    deployment (`x-` keys) is left out, and `folder` (as spelled) reads as `home`.
+    deployment (`x-` keys) is left out, and `folder` (as spelled) reads as `home`. `lacking` are
+    paths for whose sake something is not built.
     """
     shaped = respelled(_without_extensions(config), folder, home)
     text = json.dumps(shaped, sort_keys=True).encode()
     found = {CONFIGURATION: keyed_digest(key, text)}
     for path in content_files(config):
         found[respelled(path, folder, home)] = _content(path, key)
+    found |= {respelled(path, folder, home): MISSING for path in lacking}
     return found
 
 
@@ -162,6 +168,14 @@ def _dockerfiles(build: Mapping[str, Any]) -> tuple[str, ...]:
     return (path, os.path.join(folder, "dockerfile")) if name == "Dockerfile" else (path,)
 
 
+def missing(build: Mapping[str, Any]) -> str:
+    """Path of a folder or Dockerfile here that a build needs and that isn't there; empty if all
+    are. What can't be looked at is there."""
+    folders = [build.get("context", ""), *(build.get("additional_contexts") or {}).values()]
+    needed = [folder for folder in map(str, folders) if is_local_context(folder)]
+    return next(filter(_is_missing, [*needed, *filter(None, [dockerfile_of(build)])]), "")
+
+
 def is_local_context(context: str) -> bool:
     """Whether a build's context is a folder on this machine; rendered ones are absolute."""
     return context.startswith("/")
@@ -175,13 +189,14 @@ def changes(old: Mapping[str, str], new: Mapping[str, str], suspects: Iterable[s
     """
     found = []
     for name in sorted(old.keys() | new.keys()):
-        if old.get(name) == new.get(name) or name == CONFIGURATION:
+        was, now = old.get(name, "absent"), new.get(name, "absent")
+        if was == now or name == CONFIGURATION:
             continue
-        if old.get(name, "absent") == new.get(name, "absent"):
-            continue
-        if new.get(name, "absent") == "absent":
+        if MISSING in (was, now):
+            found.append(f"{name} {'appeared' if was == MISSING else 'disappeared'}")
+        elif now == "absent":
             found.append(f"{name} disappeared")
-        elif old.get(name, "absent") == "absent":
+        elif was == "absent":
             found.append(f"{name} appeared")
         else:
             found.append(name)
@@ -225,6 +240,16 @@ def _is_file(path: str) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
         return False
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _is_configuration(path: str) -> bool:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from rbuild.compose.configuration import Configuration
 from rbuild.compose.inputs import Inputs
 from rbuild.compose.project import Project, Target, require_compose_file
 from rbuild.docker.engine import Engine
+from rbuild.docker.reference import qualified
 from rbuild.errors import ProjectError
 from rbuild.settings import FILE_KEYS, MAPPINGS, Given, as_json
 from rbuild.settingsfile import from_mapping, key_lines
@@ -94,9 +95,11 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     _refuse_other_files(known, found, project)
     _require_variables(known, found, environ)
 
-    content = fingerprint.content_files(rendered)
+    parsed = _without_missing(parsed, known)
+    lacking = [one.missing for one in parsed.services.values() if one.missing]
+    content = [*fingerprint.content_files(rendered), *lacking]
     late = fingerprint.signature(content, (), environ, key)
-    digests = fingerprint.digests(rendered, target.folder, project.home, key)
+    digests = fingerprint.digests(rendered, target.folder, project.home, key, lacking)
     if "up" in own_settings and not own_settings["up"].value:
         # Compose knows nothing of it, and it decides what an update is.
         digests["x-rbuild: {up: false}"] = record.keyed_digest(key, b"false")
@@ -127,7 +130,7 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
         changed=tuple(changed),
         provided=tuple(sorted(_provided(found, environ))),
         own_settings=own_settings,
-        notes=_notes(complaints, found),
+        notes=(*_notes(complaints, found), *_notes_of_missing(parsed)),
         rendered=rendered,
         inputs_digest=_inputs_digest(digests, own_settings, rendered, key),
     )
@@ -296,6 +299,32 @@ def _require_variables(known: Record | None, found: Inputs, environ: Mapping[str
             hint="cron's environment is not the shell's: set it in the crontab, the unit or .env, "
             "or give it a default (${NAME:-})",
         )
+
+
+def _without_missing(parsed: Configuration, known: Record | None) -> Configuration:
+    """The configuration without builds that lack their sources, where Compose pulls the image.
+
+    `up` pulls an image that has a name before it thinks of building it. What the last good update
+    has built is another matter: it must not become somebody else's because a file is lost.
+    """
+    built = known.builds if known else ()
+    services = {
+        name: replace(service, build=None, tags=(), missing=missing)
+        for name, service in parsed.services.items()
+        if service.build and service.is_named and service.pull_policy != "build"
+        and qualified(service.image) not in built
+        and (missing := fingerprint.missing(service.build))
+    }  # fmt: skip
+    return replace(parsed, services={**parsed.services, **services})
+
+
+def _notes_of_missing(parsed: Configuration) -> tuple[str, ...]:
+    return tuple(
+        f"{one.name}: {one.missing} is missing: not built, its image is taken as it is "
+        "(`pull_policy: build` makes that an error)"
+        for one in parsed.services.values()
+        if one.missing
+    )
 
 
 def _refuse_other_files(known: Record | None, found: Inputs, project: Project) -> None:

@@ -122,8 +122,13 @@ class Scene:
     def contexts(self) -> Seen | None:
         """Its build contexts, where they are looked at. Raises InputError."""
         if self.loaded and self._contexts is None and "context" in self.settings.check:
+            services = self.loaded.configuration.services
             self._contexts = contexts.look(
-                self.loaded.rendered, self.known, self.folder, self.loaded.key
+                self.loaded.rendered,
+                self.known,
+                self.folder,
+                self.loaded.key,
+                [name for name, one in services.items() if one.missing],
             )
         return self._contexts
 

@@ -233,7 +233,8 @@ def _pull(step: Pull, work: Work) -> None:
             work.local.append(step.reference)
             return
         message = f"{error.message} ({step.purpose})"
-        raise PullError(message, hint=error.hint, detail=error.detail) from None
+        hint = _unbuilt(step.reference, work) + error.hint
+        raise PullError(message, hint=hint, detail=error.detail) from None
     after = work.engine.images([step.reference])
     old, new = before.get(step.reference), after.get(step.reference)
     # A run that was killed at this pull, or after it, has moved the name already.
@@ -264,8 +265,15 @@ def _require(step: Require, work: Work) -> None:
         if image not in here:
             raise EngineError(
                 f"service {service}: its image {image} is not here",
-                hint="pull or build it, or change its pull_policy",
+                hint=_unbuilt(image, work) + "pull or build it, or change its pull_policy",
             )
+
+
+def _unbuilt(image: str, work: Work) -> str:
+    """Why an image that could be built is not; ends with `; ` unless it's empty."""
+    services = work.configuration.services.values()
+    found = [one for one in services if one.image == image and one.missing]
+    return "".join(f"{one.name} is not built, for {one.missing} is missing; " for one in found)
 
 
 def _up(step: Up, work: Work) -> None:

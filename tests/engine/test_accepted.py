@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import Project
+from .conftest import Project, Ran, run
 from .tools import (
     PULL,
     ids,
@@ -150,3 +150,88 @@ def test_a_lower_case_dockerfile(project: Project, own: str, dockerfile: str) ->
     assert (ran.code, "/Dockerfile disappeared" in ran.out) == (0, True), ran
     assert inside(web, "cat", "/which") == "2"
     plain_up_changes_nothing(project)
+
+
+THREE = f"FROM $BASE\\nRUN echo three > /version\\n{IDLE}".replace("\n", "\\n")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        "context: ./gone",
+        f'context: ./gone, dockerfile_inline: "{THREE}"',
+        "context: ./sub",
+        f'context: ., additional_contexts: {{lib: ./gone}}, dockerfile_inline: "{THREE}"',
+    ],
+)
+def test_what_cannot_be_built_is_pulled(project: Project, own: str, build: str) -> None:
+    app = f"{own}/app:1"
+    publish(app, "one", IDLE)
+    (project.folder / "sub").mkdir()
+    project.write(
+        "compose.yml",
+        f"services: {{web: {{init: true, image: '{app}', build: {{{build}}}}}}}\n{SETTLE}",
+    )
+    ran = project.rbuild("-v")
+    assert ran.code == 0, ran.err
+    assert "is missing: not built, its image is taken as it is (`pull_policy: build`" in ran.out
+    web = f"{project.name}-web-1"
+    assert inside(web, "cat", "/version") == "one"
+    plain_up_changes_nothing(project)
+    # What lies beside what is missing is no input.
+    project.write("sub/data", "")
+    assert project.rbuild() == Ran(0, "", "")
+    # It is watched like any other.
+    publish(app, "two", IDLE)
+    ran = project.rbuild("--check", "image")
+    assert ran.code == 0, ran.err
+    assert inside(web, "cat", "/version") == "two"
+
+    # Once it can be built, it is; then what is lost is no longer taken lightly.
+    for folder in ("sub", "gone"):
+        project.write(f"{folder}/Dockerfile", THREE.replace("\\n", "\n"))
+    ran = project.rbuild("-v")
+    assert ran.code == 0, ran.err
+    assert "not built" not in ran.out
+    assert inside(web, "cat", "/version") == "three"
+    plain_up_changes_nothing(project)
+
+
+def test_what_was_built_here_is_not_pulled_when_its_dockerfile_is_lost(
+    project: Project, own: str
+) -> None:
+    app = f"{own}/app:1"
+    publish(app, "theirs", IDLE)
+    project.write("Dockerfile", f"FROM $BASE\nRUN echo ours > /version\n{IDLE}")
+    project.write(
+        "compose.yml",
+        f"services: {{web: {{init: true, image: '{app}', build: .}}}}\n{SETTLE}",
+    )
+    assert project.rbuild().code == 0
+    before = starts(project)
+    (project.folder / "Dockerfile").unlink()
+    ran = project.rbuild()
+    assert ran.code == 1
+    assert f"{project.folder}/Dockerfile: the Dockerfile of service web: No such file" in ran.err
+    assert f"to have it from a registry, drop `build:`, `docker pull {app}`" in ran.err
+    assert starts(project) == before
+    # Who says so gets it.
+    project.edit("compose.yml", ", build: .", "")
+    run(["docker", "pull", "-q", app])
+    assert project.rbuild().code == 0
+    assert inside(f"{project.name}-web-1", "cat", "/version") == "theirs"
+
+
+@pytest.mark.parametrize("more", [", pull_policy: build", ""])
+def test_what_can_neither_be_built_nor_pulled(project: Project, own: str, more: str) -> None:
+    project.write(
+        "compose.yml",
+        f"services: {{web: {{image: '{own}/no:1', build: ./gone{more}}}}}\n{SETTLE}",
+    )
+    ran = project.rbuild()
+    assert ran.code == 1
+    gone = f"{project.folder}/gone"
+    assert (f"{gone}/Dockerfile: the Dockerfile of service web" in ran.err) == bool(more), ran.err
+    if not more:
+        assert f"{own}/no:1: cannot be pulled (image of a service)" in ran.err
+        assert f"web is not built, for {gone} is missing; check its name" in ran.err
