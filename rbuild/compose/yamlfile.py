@@ -39,6 +39,8 @@ _BOOLS = {
 }
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)", re.ASCII)
+_GO = re.compile(r"-?[0-9](?:\.[0-9]+)?e[-+][0-9]+|[0-9]{20}", re.ASCII)
+"""A large or small number as Go writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,11 @@ def load(path: str) -> list[Document]:
     return read(raw, path)
 
 
-def read(raw: bytes, path: str) -> list[Document]:
-    """The documents in `raw`, as `load` reads them; errors say that they are at `path`."""
+def read(raw: bytes, path: str, *, numbers: bool = False) -> list[Document]:
+    """The documents in `raw`, as `load` reads them; errors say that they are at `path`.
+
+    With `numbers`, those that Compose writes as `1e+06`, and very long ones, are no text.
+    """
     try:
         _check_depth(path, raw)
         roots = list(yaml.compose_all(raw, Loader=_Loader))
@@ -113,7 +118,7 @@ def read(raw: bytes, path: str) -> list[Document]:
         raise _error(path, error.problem_mark or error.context_mark, what) from error
     except ReaderError as error:
         raise InputError(_undecodable(path, raw, error)) from error
-    return [Document(path, _Builder(path).build(root), root) for root in roots]
+    return [Document(path, _Builder(path, numbers).build(root), root) for root in roots]
 
 
 def _check_depth(path: str, raw: bytes) -> None:
@@ -131,14 +136,15 @@ def _check_depth(path: str, raw: bytes) -> None:
 class _Builder:
     """Turns the nodes of one document into data; a node reached twice is built once."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, numbers: bool) -> None:
         self.path = path
+        self.numbers = numbers
         self.done: dict[int, Data] = {}
         self.open: set[int] = set()
 
     def build(self, node: yaml.Node) -> Data:
         if isinstance(node, yaml.ScalarNode):
-            return None if node.tag == "!reset" else _scalar(node)
+            return None if node.tag == "!reset" else self._scalar(node)
         if id(node) in self.open:
             raise _error(self.path, node.start_mark, "this value contains itself")
         if id(node) not in self.done:
@@ -152,6 +158,14 @@ class _Builder:
                 self.done[id(node)] = [self.build(item) for item in items]
             self.open.discard(id(node))
         return self.done[id(node)]
+
+    def _scalar(self, node: yaml.ScalarNode) -> Data:
+        value = _scalar(node)
+        if self.numbers and not node.style and isinstance(value, str) and _GO.fullmatch(value):
+            number = int(value) if value.isdecimal() else float(value)
+            # As Go's JSON has it.
+            return int(number) if abs(number) < 1e21 and number == int(number) else number
+        return value
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Data]:
         lines: dict[str, int] = {}

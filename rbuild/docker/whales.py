@@ -16,14 +16,14 @@ import shutil
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from python_on_whales import DockerClient
 from python_on_whales.client_config import ClientNotFoundError
 from python_on_whales.exceptions import DockerException
 
 from rbuild import process
-from rbuild.compose import yamlfile
+from rbuild.compose import rendering
 from rbuild.compose.project import Target
 from rbuild.docker import inspected
 from rbuild.docker.engine import Container, EngineInfo, Image, Member, Port, Stopping
@@ -125,42 +125,56 @@ class Whales:
         self, target: Target, *, service_extensions: bool = False
     ) -> tuple[dict[str, Any], str]:
         """See `engine.Engine.render`."""
-        result = self._config(target, "json")
+        result = told = self._config(target, "json")
+        full = None
+        if result.code or service_extensions:
+            # The first try may have failed by chance: Compose 2.26 refuses nested extends at random
+            # ("Circular reference").
+            full = told = self._config(target, "yaml", tries=1 if result.code else 2)
+            if full.code:
+                self._refuse(target, full)
+        if result.code:
+            result = self._config(target, "json")
+        where = f"{target.folder}: as rendered"
         try:
-            rendered = json.loads(result.output)
+            if result.code and full:
+                rendered = rendering.from_yaml(full.output, where)
+            else:
+                rendered, told = json.loads(result.output), result
         except ValueError:
             self._check_compose()
             raise EngineError(
                 f"{target.folder}: `docker compose config --format json` gave no JSON",
                 detail=_last(result.output, 5),
             ) from None
-        services = rendered["services"].values()
-        if service_extensions or any("models" in service for service in services):
-            # Compose's JSON leaves out the `x-` keys of services and the top-level `models`; its
-            # YAML has them.
-            text = self._config(target, "yaml").output
-            (document,) = yamlfile.read(text.encode(), f"{target.folder}: as rendered")
-            _add_extensions(rendered, document.data)
-        return _single_dollars(rendered), result.tail
+        if service_extensions and full:
+            for name, extensions in rendering.service_extensions(full.output, where).items():
+                rendered["services"][name].update(extensions)
+        if any("models" in service for service in rendered["services"].values()):
+            # JSON leaves out what they refer to at the top.
+            full = full or self._config(target, "yaml")
+            rendered["models"] = rendering.from_yaml(full.output, where)["models"]
+        rendering.settle_ssh(rendered)
+        return _single_dollars(rendered), told.tail
 
-    def _config(self, target: Target, form: str) -> process.Result:
+    def _config(self, target: Target, form: str, *, tries: int = 1) -> process.Result:
         argv = [*_compose(target), "config", "--format", form]
         result = self._query(argv, target=target)
-        if result.code and not result.timed_out:
-            # Compose 2.26 refuses nested extends at random ("Circular reference").
+        if result.code and not result.timed_out and tries > 1:
             result = self._query(argv, target=target)
         if result.timed_out:
             raise EngineError(f"{target.folder}: `docker compose config` took too long")
-        if result.code:
-            # A Compose that is missing or too old refuses projects as well.
-            self._check_compose()
-            where = ":".join(target.files) or target.folder
-            raise InputError(
-                f"{where}: Compose refuses this project",
-                detail=result.tail,
-                hint="`docker compose config` shows the same",
-            )
         return result
+
+    def _refuse(self, target: Target, result: process.Result) -> NoReturn:
+        # A Compose that is missing or too old refuses projects as well.
+        self._check_compose()
+        where = ":".join(target.files) or target.folder
+        raise InputError(
+            f"{where}: Compose refuses this project",
+            detail=result.tail,
+            hint="`docker compose config` shows the same",
+        )
 
     def image_names(self, target: Target) -> list[str]:
         """See `engine.Engine.image_names`."""
@@ -468,14 +482,6 @@ class Whales:
     def _image(self, data: dict[str, Any]) -> Image:
         containerd = self._info is not None and self._info.containerd_store
         return inspected.image(data, containerd_store=containerd)
-
-
-def _add_extensions(rendered: dict[str, Any], full: Any) -> None:
-    for name, service in full["services"].items():
-        extensions = {key: value for key, value in service.items() if key.startswith("x-")}
-        rendered["services"][name].update(extensions)
-    if "models" in full:
-        rendered["models"] = full["models"]
 
 
 def _single_dollars(value: Any) -> Any:

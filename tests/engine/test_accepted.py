@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from .conftest import Project, Ran, run
+from .keeping import next_compose
 from .tools import (
     PULL,
     ids,
@@ -19,6 +22,12 @@ from .tools import (
 
 SETTLE = "x-rbuild: {settle-period: 0}\n"
 IDLE = "CMD exec sleep 1000\n"
+
+
+@pytest.fixture(params=["present", "next"])
+def plugin(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The environment for the Compose that is there, and for a newer one."""
+    return {} if request.param == "present" else next_compose(tmp_path / "docker")
 
 
 def plain_up_changes_nothing(project: Project) -> None:
@@ -235,3 +244,56 @@ def test_what_can_neither_be_built_nor_pulled(project: Project, own: str, more: 
     if not more:
         assert f"{own}/no:1: cannot be pulled (image of a service)" in ran.err
         assert f"web is not built, for {gone} is missing; check its name" in ran.err
+
+
+# ---------------------------------------------------------------- no JSON of Compose's
+
+
+def write_with_keys(project: Project, keys: str) -> None:
+    for name in ("key", "other"):
+        if not (project.folder / name).exists():
+            run(["openssl", "genrsa", "-out", str(project.folder / name), "2048"])
+    project.write(
+        "compose.yml",
+        f"""\
+services:
+  web:
+    init: true
+    environment: {{A: "a$$$$b", N: "1e6"}}
+    build:
+      context: .
+      ssh: {keys}
+      dockerfile_inline: |
+        FROM $BASE
+        RUN --mount=type=ssh,id=deploy test -S /run/buildkit/ssh_agent.0
+        {IDLE}
+  side: {{init: true, image: $BASE, command: sleep 1000}}
+{SETTLE}""",
+    )
+
+
+def environments(project: Project) -> dict[str, tuple[list[str], bool]]:
+    boxes = project.containers().items()
+    return {name: (sorted(one["Config"]["Env"]), one["State"]["Running"]) for name, one in boxes}
+
+
+@pytest.mark.parametrize("keys", ['["deploy=./key"]', "{deploy: ./key, b: ./other, c: ./key}"])
+def test_a_project_of_which_compose_makes_no_json(
+    project: Project, plugin: dict[str, str], keys: str
+) -> None:
+    project.env |= plugin
+    write_with_keys(project, keys)
+    ran = project.rbuild()
+    assert ran.code == 0, ran.err
+    plain_up_changes_nothing(project)
+    # In whatever order Compose gives the keys.
+    for _ in range(4):
+        project.edit("compose.yml", "services:", "# touched\nservices:")
+        ran = project.rbuild("-v")
+        assert "fresh until" in ran.out, ran
+    # What is kept is what Compose reads again.
+    before = environments(project)
+    project.edit("compose.yml", "CMD exec sleep 1000", "CMD false")
+    ran = project.rbuild()
+    assert ran.code == 3, ran.err
+    assert environments(project) == before
