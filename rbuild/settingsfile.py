@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rbuild.docker.reference import problem
 from rbuild.errors import RbuildError
 from rbuild.settings import (
     BY_NAME,
@@ -88,8 +89,10 @@ def _images(value: Any) -> tuple[str, ...]:
     if not isinstance(entries, list):
         raise BadValue("expected a list of images")
     for one in entries:
-        if not isinstance(one, str) or not re.fullmatch(r"[\w.:/@\[\]-]+", one):
+        if not isinstance(one, str):
             raise BadValue(f"{as_yaml(one)} is no image's name")
+        if wrong := problem(one):
+            raise BadValue(f"{one!r} is no image's name ({wrong})")
     return tuple(dict.fromkeys(entries))
 
 

@@ -14,6 +14,7 @@ from rbuild.docker.reference import (
     is_listed,
     kept,
     pattern,
+    problem,
     qualified,
     registry_of,
     repository,
@@ -43,6 +44,7 @@ REFERENCE = re.compile(rf"({COMPONENT}(?:/{COMPONENT})*):(\w[\w.-]{{0,127}})", r
         ("127.0.0.1:5000/app", "127.0.0.1:5000/app:latest"),
         ("[::1]:5000/app", "[::1]:5000/app:latest"),
         ("host/app", "docker.io/host/app:latest"),
+        ("Host/app", "Host/app:latest"),
         ("app@sha256:0f", "docker.io/library/app@sha256:0f"),
         ("app:1@sha256:0f", "docker.io/library/app:1@sha256:0f"),
         ("r.example/a/b/c:1@sha256:0f", "r.example/a/b/c:1@sha256:0f"),
@@ -72,6 +74,7 @@ def test_repository(reference: str, name: str) -> None:
     [
         ("docker.io/library/debian:12", "debian:12"),
         ("docker.io/me/app:1", "me/app:1"),
+        ("docker.io/library/me/app:1", "library/me/app:1"),
         ("docker.io/library/app:1@sha256:0f", "app:1@sha256:0f"),
         ("ghcr.io/library/app:1", "ghcr.io/library/app:1"),
         ("127.0.0.1:5000/app:1", "127.0.0.1:5000/app:1"),
@@ -81,6 +84,59 @@ def test_repository(reference: str, name: str) -> None:
 def test_familiar(full: str, short: str) -> None:
     assert familiar(full) == short
     assert qualified(short) == full
+
+
+DIGEST = f"sha256:{'0f' * 32}"
+
+
+@pytest.mark.parametrize(
+    ("reference", "why"),
+    [
+        ("", "it is empty"),
+        ("ghcr.io/MyOrg/app", "capital letters"),
+        ("Debian:12", "capital letters"),
+        ("base:", "its tag is empty"),
+        (":1", "there is nothing before its tag"),
+        ("-app:1", "it begins with '-'"),
+        ("http://host/app", "a URL: leave out http://"),
+        ("docker://debian", "a URL: leave out docker://"),
+        ("debian :12", "white space"),
+        ("debian\n", "white space"),
+        ("$APP", "the character '$'"),
+        ("café", "the character 'é'"),
+        ("/app", "there is nothing before or after a slash"),
+        ("r.example//app", "there is nothing before or after a slash"),
+        ("r.example/", "there is nothing before or after a slash"),
+        ("app:-1", "its tag '-1' is none"),
+        ("app:1:2", "'app:1' is not letters and digits with one of . _ - between them"),
+        ("web_", "'web_' is not letters and digits with one of . _ - between them"),
+        ("a..b/app", "'a..b' is not letters and digits with one of . _ - between them"),
+        ("app@", "no digest"),
+        ("app@sha256:0f", "its digest is not sha256: and 64 digits from 0 to f"),
+        ("a" * 256, "longer than 255 characters"),
+        (f"app:{'1' * 129}", f"its tag '{'1' * 129}' is none"),
+    ],
+)
+def test_why_no_image_can_have_a_name(reference: str, why: str) -> None:
+    assert problem(reference) == why
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "debian", "debian:12", "MyOrg/app", "localhost:5000/a/b:X", "[::1]:5000/app", "a__b--c.d",
+        f"app:1@{DIGEST}", DIGEST, "0f" * 32, "host_a.b/app", f"app:{'1' * 128}", "a" * 247,
+    ],
+)  # fmt: skip
+def test_what_an_image_can_be_named(reference: str) -> None:
+    assert problem(reference) == ""
+
+
+@given(
+    project=st.from_regex(r"[a-z0-9]{1,9}", fullmatch=True), service=st.text("aA1._-", min_size=1)
+)
+def test_a_kept_tag_is_always_one(project: str, service: str) -> None:
+    assert problem(kept(project, service, STAMP)) == ""
 
 
 @pytest.mark.parametrize(

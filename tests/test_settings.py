@@ -24,6 +24,8 @@ from rbuild.settings import (
     switch,
 )
 
+DIGEST = f"sha256:{'0f' * 32}"
+
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
@@ -371,8 +373,8 @@ def taken(mapping: Any, lines: Any = None) -> dict[str, Given]:
         ("push", True, True),
         ("push", "yes", True),
         ("watch", "debian:12", ("debian:12",)),
-        ("watch", ["debian:12", "ghcr.io/a/b@sha256:0f", "debian:12"],
-         ("debian:12", "ghcr.io/a/b@sha256:0f")),
+        ("watch", ["debian:12", f"ghcr.io/a/b@{DIGEST}", "debian:12"],
+         ("debian:12", f"ghcr.io/a/b@{DIGEST}")),
         ("ignore", [], ()),
         ("ignore", ["localhost:5000/app", "[::1]:5000/app"],
          ("localhost:5000/app", "[::1]:5000/app")),
@@ -400,6 +402,9 @@ def test_what_a_file_says_of_moves(key: str, value: Any, expected: Any) -> None:
         ({"watch": ["debian 12"]}, "watch: 'debian 12' is no image's name"),
         ({"ignore": [""]}, "ignore: '' is no image's name"),
         ({"ignore": [None]}, "ignore: nothing is no image's name"),
+        ({"watch": ["ghcr.io/Me/app"]},
+         "watch: 'ghcr.io/Me/app' is no image's name (capital letters)"),
+        ({"ignore": ["debian:"]}, "ignore: 'debian:' is no image's name (its tag is empty)"),
         ({"git": "main"}, "git: expected a mapping, not 'main'"),
         ({"git": {"branch": ""}}, "git.branch: '' is no name"),
         ({"git": {"branch": "--force"}}, "git.branch: '--force' is no name"),

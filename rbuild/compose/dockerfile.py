@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from rbuild.compose.words import SPACE, Word, WordError
+from rbuild.docker.reference import familiar, problem, qualified
 from rbuild.errors import InputError
 
 SCRATCH = "scratch"  # the empty image: there is nothing to pull
@@ -29,12 +30,6 @@ _CONTINUED = {
 _HEREDOC = re.compile(r"\d*<<(-?)(\s*)([^<]*)\Z")
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*\Z")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
-_REPOSITORY = re.compile(  # path, tag, digest
-    rf"{_COMPONENT}(?:/{_COMPONENT})*(?::\w[\w.-]{{0,127}})?(?:@[a-z][\w.+-]*:[0-9a-f]{{32,}})?\Z",
-    re.ASCII | re.IGNORECASE,
-)
-_HOST = re.compile(r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::\d+)?\Z")
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}\Z")
 # What platform names are turned into before TARGETARCH and its kin are set.
 _ARCHITECTURES = {
@@ -284,20 +279,9 @@ def _familiar(reference: str) -> str:
 
     docker.io, library/ and :latest go, so that `docker.io/library/alpine:latest` is `alpine`.
     """
-    host, slash, path = reference.partition("/")
-    if not slash or not (set(host) & set(".:") or host != host.lower()):
-        host, path = "docker.io", reference
-    elif host == "index.docker.io":
-        host = "docker.io"
-    match = _REPOSITORY.match(path)
-    name = re.split("[:@]", path, maxsplit=1)[0]
-    if not match or name != name.lower() or not _HOST.match(host) or _IMAGE_ID.match(reference):
+    if problem(reference) or _IMAGE_ID.match(reference):
         return ""
-    if host != "docker.io":
-        path = f"{host}/{path}"
-    elif path.count("/") == 1:
-        path = path.removeprefix("library/")
-    return path.removesuffix(":latest")
+    return familiar(qualified(reference)).removesuffix(":latest")
 
 
 def _platform_args(prefix: str, platform: str) -> dict[str, str]:
@@ -475,7 +459,8 @@ def _reached(
         todo.extend(stage.sources)
     for stage in stages:  # BuildKit looks at the names of unreached ones too
         if stage.base is None and not stage.context and not _familiar(stage.reference):
-            why = "is neither a stage nor an image's name"
+            what = problem(stage.reference) or "an image's ID"
+            why = f"is neither a stage nor an image's name ({what})"
             if stage.implicit and "$" in stage.reference:
                 why = "stands where variables can't be used: name a stage after the image"
             raise _refuse(stage.line, f"{stage.reference} {why}")
