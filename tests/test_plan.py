@@ -391,7 +391,7 @@ def test_services_that_move_are_named_where_others_stay() -> None:
     up = only(made, Up)
     assert up.services == ("web", "job")
     # Without --no-deps, Compose would start what they depend on.
-    assert up.options == ("--no-deps", "web", "job")
+    assert up.options == ("--no-deps", "--", "web", "job")
     assert [one.service for one in only(made, Gate).expectations] == ["web", "job"]
     assert [name for name, _ in only(made, Require).images] == ["web", "job"]
     assert made.left == {"db": "manual"}

@@ -107,7 +107,7 @@ def test_only_what_was_made_anew_is_brought_up() -> None:
     assert found.lost == ()
     (up,) = ups(found)
     assert up.services == ("web",)
-    assert up.options == ("--no-deps", "web")
+    assert up.options == ("--no-deps", "--", "web")
     assert up.target == TARGET
     # All of it is judged again: what is intact may have lost what it needs.
     assert [one.service for one in awaited(found)] == ["web", "db"]
@@ -146,7 +146,7 @@ def test_one_of_two_that_is_gone_moves_the_service() -> None:
     found = back(generation, [box("web", "web-1", image="old-web")])
     assert found.moving == ("web",)
     # As many as there were, whatever the file says.
-    assert ups(found)[0].options == ("--scale=web=2", "--no-deps", "web")
+    assert ups(found)[0].options == ("--scale=web=2", "--no-deps", "--", "web")
     assert awaited(found)[0].count == 2
 
 
@@ -264,7 +264,7 @@ def test_what_is_lost_is_told_and_the_rest_goes_back() -> None:
     now = [box("web", "web-2"), box("db", "db-2")]
     found = back(WEB_DB, now, images)
     assert (found.moving, found.lost) == (("db",), ("web",))
-    assert [one.options for one in ups(found)] == [("--no-deps", "db")]
+    assert [one.options for one in ups(found)] == [("--no-deps", "--", "db")]
     # It is known to be down: the gate is for the others.
     assert [one.service for one in awaited(found)] == ["db"]
 
@@ -350,7 +350,7 @@ def test_who_lives_in_another_s_network_moves_with_it() -> None:
     found = back(generation, now, services=shares)
     assert found.moving == ("vpn", "web", "log")
     # Compose would take their containers for those that are wanted.
-    assert ups(found)[0].options == ("--force-recreate", "--no-deps", "vpn", "web", "log")
+    assert ups(found)[0].options == ("--force-recreate", "--no-deps", "--", "vpn", "web", "log")
     assert dropped(found) == set()
     # Nobody moves with one who only lives with others.
     alone = [box("vpn", "v-1", image="old-vpn"), box("web", "w-2"), *now[2:]]
@@ -461,7 +461,7 @@ def test_in_any_case(case: dict[str, Any]) -> None:
     for up in ups(found):
         assert up.services == found.moving
         assert {"--no-deps", *found.moving} <= {*up.options}
-        assert {*up.options} <= {"--no-deps", "--force-recreate", *found.moving} | {
+        assert {*up.options} <= {"--no-deps", "--", "--force-recreate", *found.moving} | {
             f"--scale={name}={len(generation.services[name].up)}" for name in found.moving
         }
     ids = {one.id: one for one in own}
@@ -530,20 +530,20 @@ def test_what_a_person_would_type() -> None:
     steps: list[Step] = [
         Restore((("web", tag("web")),)),
         Drop((box("cache", "cache-1"),)),
-        Up(("web",), ("--scale=web=2", "--no-deps", "web"), target=TARGET),
+        Up(("web",), ("--scale=web=2", "--no-deps", "--", "web"), target=TARGET),
         Gate((), {}),
     ]
     assert commands(steps) == [
         f"docker tag {tag('web')} web",
         "docker rm -f site-cache-1",
         "cd /srv/site && docker compose -f /state/kept.json -p site --project-directory "
-        "/srv/site up -d --no-build --pull never --scale=web=2 --no-deps web",
+        "/srv/site up -d --no-build --pull never --scale=web=2 --no-deps -- web",
     ]
 
 
 def test_what_a_person_would_type_where_the_files_say_the_same() -> None:
     target = Target("/srv/my site", (), ("/srv/my site/compose.yml",))
-    assert commands([Up(("web",), ("--no-deps", "web"), target=target)]) == [
-        "cd '/srv/my site' && docker compose up -d --no-build --pull never --no-deps web"
+    assert commands([Up(("web",), ("--no-deps", "--", "web"), target=target)]) == [
+        "cd '/srv/my site' && docker compose up -d --no-build --pull never --no-deps -- web"
     ]
     assert commands([Up((), ("--no-deps",), target=target)]) == []

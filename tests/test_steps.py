@@ -318,9 +318,9 @@ def test_an_up_of_nothing_only_clears() -> None:
 
 def test_a_way_back_is_brought_up_from_its_own_files() -> None:
     engine, target = Fake(), Target("/p", ("/state/kept.json",), (), "p")
-    step = Up(("web",), ("--no-deps", "web"), target=target)
+    step = Up(("web",), ("--no-deps", "--", "web"), target=target)
     run(step, work(engine))
-    assert engine.asked[-1][:3] == ("up", target, ("--no-deps", "web"))
+    assert engine.asked[-1][:3] == ("up", target, ("--no-deps", "--", "web"))
     assert str(step) == "bring up web as they were"
 
 
@@ -329,13 +329,17 @@ NEWER = (("p-db", "sha256:db"),)
 
 @pytest.mark.parametrize(
     ("image", "options"),
-    [("sha256:db", ("plain",)), ("sha256:db-2", ("--no-deps", "web")), ("", ("--no-deps", "web"))],
+    [
+        ("sha256:db", ("plain",)),
+        ("sha256:db-2", ("--no-deps", "--", "web")),
+        ("", ("--no-deps", "--", "web")),
+    ],
 )
 def test_up_keeps_apart_from_what_is_left_if_its_image_has_moved(
     image: str, options: tuple[str, ...]
 ) -> None:
     engine = Fake(found={"p-db": Image(image)} if image else {})
-    run(Up(("web",), ("plain",), apart=("--no-deps", "web"), beside=NEWER), work(engine))
+    run(Up(("web",), ("plain",), apart=("--no-deps", "--", "web"), beside=NEWER), work(engine))
     assert engine.asked[-1][2] == options
 
 

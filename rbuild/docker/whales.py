@@ -15,8 +15,9 @@ import shlex
 import shutil
 import socket
 import time
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, NoReturn, TypeVar
 
 from python_on_whales import DockerClient
 from python_on_whales.client_config import ClientNotFoundError
@@ -28,6 +29,7 @@ from rbuild.compose.project import Target
 from rbuild.docker import inspected
 from rbuild.docker.engine import Container, EngineInfo, Image, Member, Port, Stopping
 from rbuild.docker.inspected import LABEL, epoch
+from rbuild.docker.reference import problem
 from rbuild.errors import (
     BuildError,
     EngineError,
@@ -45,7 +47,15 @@ QUERY_TIMEOUT = 60.0
 # The engine remembers its last 256 events (moby, daemon/events), and shows one less.
 _REMEMBERED = 250
 _EXPLAINED = re.compile(r"Run 'docker.* --help'")
+# How the CLI says that there is no way to the engine, and that no engine has answered.
+_NO_WAY = re.compile(
+    r"(?i)cannot connect|during connect|connection (?:refused|reset)|timeout|no such host"
+)
+_NO_ENGINE = re.compile(r"(?i)invalid character|unmarshal|\bEOF\b|end of json|page not found")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "armv6l": "arm/v6"}
+
+
+T = TypeVar("T")
 
 
 class Whales:
@@ -98,13 +108,12 @@ class Whales:
 
     def _check_engine(self, compose: str) -> EngineInfo:
         answer = self._query(["info", "--format", "{{json .}}"])
-        try:
-            info = json.loads(answer.output) if answer.output else {}
-        except ValueError:
-            info = {}
-        problems = info.get("ServerErrors") or []
-        if answer.code or problems or not info.get("ServerVersion"):
+        info = _json(answer.output, dict)
+        problems = (info or {}).get("ServerErrors") or []
+        if answer.code or problems:
             raise _unreachable("\n".join(problems) or answer.tail)
+        if not info or not info.get("ServerVersion"):
+            raise _strange("info", answer.output)
         kinds = dict(one[:2] for one in info.get("DriverStatus") or () if len(one) >= 2)
         clock = epoch(info.get("SystemTime", ""))
         machine = str(info.get("Architecture", ""))
@@ -136,17 +145,17 @@ class Whales:
         if result.code:
             result = self._config(target, "json")
         where = f"{target.folder}: as rendered"
-        try:
-            if result.code and full:
-                rendered = rendering.from_yaml(full.output, where)
-            else:
-                rendered, told = json.loads(result.output), result
-        except ValueError:
+        rendered: dict[str, Any] | None
+        if result.code and full:
+            rendered = rendering.from_yaml(full.output, where)
+        else:
+            rendered, told = _json(result.output, dict), result
+        if rendered is None:
             self._check_compose()
             raise EngineError(
                 f"{target.folder}: `docker compose config --format json` gave no JSON",
                 detail=_last(result.output, 5),
-            ) from None
+            )
         if service_extensions and full:
             for name, extensions in rendering.service_extensions(full.output, where).items():
                 rendered["services"][name].update(extensions)
@@ -206,7 +215,7 @@ class Whales:
         """See `engine.Engine.containers`."""
         wanted = f"label={LABEL}project={project}"
         ids = self._lines(["container", "ls", "-aq", "--no-trunc", "--filter", wanted])
-        return [inspected.container(one) for one in self._inspect("container", ids)]
+        return self._inspect("container", ids, inspected.container)
 
     def members(self) -> list[Member]:
         """See `engine.Engine.members`."""
@@ -222,31 +231,33 @@ class Whales:
 
     def details(self, containers: Sequence[str]) -> dict[str, dict[str, Any]]:
         """See `engine.Engine.details`."""
-        return {one["Id"]: one for one in self._inspect("container", containers)}
+        found = self._inspect("container", containers, dict)
+        return {one["Id"]: one for one in found}
 
     def publishers(self, port: Port) -> list[str]:
         """See `engine.Engine.publishers`."""
         wanted = f"publish={port.number}/{port.protocol}"
         ids = self._lines(["container", "ls", "-q", "--no-trunc", "--filter", wanted])
-        found = map(inspected.container, self._inspect("container", ids))
+        found = self._inspect("container", ids, inspected.container)
         return [one.name for one in found if any(map(port.clashes, one.ports))]
 
     def used_images(self) -> frozenset[str]:
         """See `engine.Engine.used_images`."""
         ids = self._lines(["container", "ls", "-aq", "--no-trunc"])
-        return frozenset(one["Image"] for one in self._inspect("container", ids))
+        return frozenset(self._inspect("container", ids, itemgetter("Image")))
 
     def images(self, references: Sequence[str]) -> dict[str, Image]:
         """See `engine.Engine.images`."""
-        wanted = list(dict.fromkeys(references))
-        found = self._inspect("image", wanted)
+        # What can't be a name is no image's, and no question that an engine would understand.
+        wanted = [name for name in dict.fromkeys(references) if not problem(name)]
+        found = self._inspect("image", wanted, self._image)
         if len(found) == len(wanted):
-            return {name: self._image(one) for name, one in zip(wanted, found, strict=True)}
+            return dict(zip(wanted, found, strict=True))
         if len(wanted) == 1:
             return {}
         # The answer doesn't say whose it is; ask one by one who is absent.
-        each = {name: self._inspect("image", [name]) for name in wanted}
-        return {name: self._image(one[0]) for name, one in each.items() if one}
+        each = {name: self._inspect("image", [name], self._image) for name in wanted}
+        return {name: one[0] for name, one in each.items() if one}
 
     def list_images(
         self, *, label: str = "", reference: str = "", dangling: bool = False
@@ -259,13 +270,14 @@ class Whales:
         if dangling:
             argv += ["--filter", "dangling=true"]
         ids = dict.fromkeys(self._lines(argv))
-        return [self._image(one) for one in self._inspect("image", list(ids))]
+        return self._inspect("image", list(ids), self._image)
 
     def insecure_registries(self) -> frozenset[str]:
         """See `engine.Engine.insecure_registries`."""
-        registries = json.loads(self._answer(["info", "--format", "{{json .RegistryConfig}}"]))
-        hosts = (registries or {}).get("IndexConfigs") or {}
-        networks = (registries or {}).get("InsecureRegistryCIDRs") or []
+        answer = self._answer(["info", "--format", "{{json .RegistryConfig}}"])
+        registries = _json(answer, dict) or {}
+        hosts = registries.get("IndexConfigs") or {}
+        networks = registries.get("InsecureRegistryCIDRs") or []
         return frozenset([*(n for n, one in hosts.items() if not one.get("Secure")), *networks])
 
     def sign_in(self, config: str) -> None:
@@ -274,7 +286,7 @@ class Whales:
 
     def push(self, reference: str, *, timeout: float) -> None:
         """See `engine.Engine.push`."""
-        result = self._long(["push", reference], timeout=timeout)
+        result = self._long(["push", "--", reference], timeout=timeout)
         if result.timed_out:
             raise PushError(f"{reference}: the push took longer than {timeout:.0f} s")
         if result.code:
@@ -286,7 +298,7 @@ class Whales:
 
     def pull(self, reference: str, platform: str, *, timeout: float) -> None:
         """See `engine.Engine.pull`."""
-        argv = ["pull", *(["--platform", platform] if platform else []), reference]
+        argv = ["pull", *(["--platform", platform] if platform else []), "--", reference]
         result = self._long(argv, timeout=timeout)
         if result.timed_out:
             raise PullError(f"{reference}: the pull took longer than {timeout:.0f} s")
@@ -306,7 +318,7 @@ class Whales:
         """See `engine.Engine.build`."""
         self._forget_contexts()
         argv = [*_compose(target, overlay), "build", "--no-cache"]
-        argv += [*(["--pull"] if pull else []), *services]
+        argv += [*(["--pull"] if pull else []), "--", *services]
         result = self._long(argv, timeout=timeout, target=target)
         names = ", ".join(services)
         if result.timed_out:
@@ -382,18 +394,22 @@ class Whales:
         # Of all that happens, so that it shows how far back the engine's memory goes.
         argv = ["events", "--since", f"{since:.3f}", "--until", f"{self._now():.3f}"]
         lines = self._answer([*argv, "--format", "{{json .}}"]).splitlines()
-        signals = inspected.signals(map(json.loads, lines), project)
-        told = (
-            one["Id"]
-            for one in self._inspect("container", list(signals))
-            if one["State"]["Running"] and inspected.ends(one, signals[one["Id"]])
-        )
-        return Stopping(frozenset(told), whole=len(lines) < _REMEMBERED)
+        events = [one for line in lines if (one := _json(line, dict))]
+        signals = inspected.signals(events, project)
+
+        def told(one: dict[str, Any]) -> str:
+            is_ending = one["State"]["Running"] and inspected.ends(one, signals[one["Id"]])
+            return str(one["Id"]) if is_ending else ""
+
+        ending = filter(None, self._inspect("container", list(signals), told))
+        return Stopping(frozenset(ending), whole=len(lines) < _REMEMBERED)
 
     def logs(self, container: str, lines: int) -> str:
         """See `engine.Engine.logs`."""
-        result = self._query(["container", "logs", "--tail", str(lines), container])
-        return "\n".join(part for part in (result.output.rstrip(), result.tail.rstrip()) if part)
+        # To a log that nobody keeps: both streams in their order, and no more than can be shown.
+        argv = self._argv(["container", "logs", "--tail", str(lines), "--", container])
+        env = _environment(None)
+        return process.run(argv, stop=self._stop, timeout=QUERY_TIMEOUT, log=Log(), env=env).tail
 
     def _forget_contexts(self) -> None:
         """Have BuildKit read a build's contexts anew.
@@ -462,22 +478,39 @@ class Whales:
     def _answer(self, arguments: Sequence[str]) -> str:
         result = self._query(arguments)
         if result.timed_out:
-            raise EngineError(f"the engine did not answer within {QUERY_TIMEOUT:.0f} s")
+            raise _too_late()
         if result.code:
-            raise _unreachable(result.tail)
+            raise self._refusal(arguments, result)
         return result.output
 
-    def _inspect(self, kind: str, references: Sequence[str]) -> list[dict[str, Any]]:
-        """What is known of those that exist, in their order; the CLI leaves out the rest."""
+    def _inspect(
+        self, kind: str, references: Sequence[str], read: Callable[[dict[str, Any]], T]
+    ) -> list[T]:
+        """What `read` makes of those that exist, in their order; the CLI leaves out the rest."""
         if not references:
             return []
-        result = self._query([kind, "inspect", *references])
-        if result.timed_out or not result.output.strip():
-            raise _unreachable(result.tail)
-        found: list[dict[str, Any]] = json.loads(result.output)
-        if result.code and not found and not re.search(r"(?i)no such", result.tail):
-            raise _unreachable(result.tail)
-        return found
+        command = [kind, "inspect", "--", *references]
+        result = self._query(command)
+        if result.timed_out:
+            raise _too_late()
+        if result.code and not re.search(rf"(?i)no such ({kind}|object)", result.tail):
+            raise self._refusal(command, result)
+        found = _json(result.output, list)
+        try:
+            if found is not None:
+                return [read(one) for one in found]
+        except (KeyError, TypeError, AttributeError, ValueError):
+            pass
+        raise _strange(f"{kind} inspect", result.output)
+
+    def _refusal(self, command: Sequence[str], result: process.Result) -> EngineError:
+        """Why a question got no answer: no engine was there to hear it, or it makes no sense."""
+        alive = self._query(["version", "--format", "{{.Server.Version}}"])
+        if alive.code or not alive.output.strip():
+            return _unreachable(result.tail)
+        return EngineError(
+            f"`docker {shlex.join(command[:2])}` failed", detail=_last(result.tail, 5)
+        )
 
     def _image(self, data: dict[str, Any]) -> Image:
         containerd = self._info is not None and self._info.containerd_store
@@ -531,14 +564,44 @@ def _environment(target: Target | None) -> dict[str, str]:
 
 
 def _unreachable(detail: str) -> EngineError:
-    denied = "permission denied" in detail.lower()
+    """The error for an engine that could not be asked, by what the CLI says of it."""
+    places = "DOCKER_HOST and DOCKER_CONTEXT say where it's sought"
+    if "permission denied" in detail.lower():
+        message = "the Docker engine denies this user"
+        hint = "run as root or as a member of the docker group"
+    elif not detail or _NO_WAY.search(detail):
+        message = "the Docker engine does not answer"
+        hint = f"is it running (`docker info`)? {places}"
+    elif _NO_ENGINE.search(detail):
+        message = "something answers, but not as a Docker engine does"
+        hint = places
+    else:
+        message = "the Docker engine can't be asked"
+        hint = f"`docker info` shows the same; {places}"
+    return EngineError(message, hint=hint, detail=_last(detail, 5))
+
+
+def _strange(command: str, answer: str) -> EngineError:
+    """The error for an answer that makes no sense."""
     return EngineError(
-        "the Docker engine denies this user" if denied else "the Docker engine does not answer",
-        hint="run as root or as a member of the docker group"
-        if denied
-        else "is it running (`docker info`)? DOCKER_HOST and DOCKER_CONTEXT say where it's sought",
-        detail=_last(detail, 5),
+        f"`docker {command}` gives a strange answer",
+        detail=_last(answer, 5) or "(nothing at all)",
+        hint="is it a Docker engine that DOCKER_HOST or DOCKER_CONTEXT points at, and Docker's "
+        "own command that is on PATH?",
     )
+
+
+def _too_late() -> EngineError:
+    return EngineError(f"the engine did not answer within {QUERY_TIMEOUT:.0f} s")
+
+
+def _json(text: str, kind: type[T]) -> T | None:
+    """What a JSON text holds; None if that is no `kind`."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, kind) else None
 
 
 def _text(error: DockerException) -> str:

@@ -86,7 +86,7 @@ def plan(
         steps.append(
             Up(
                 services=tuple(moving),
-                options=(*scales, *forced, "--no-deps", *moving),
+                options=(*scales, *forced, "--no-deps", "--", *moving),
                 leftovers=leftovers,
                 target=target,
             )

@@ -272,7 +272,13 @@ def _up(
     """How `up` is called: plainly where that leaves alone what is to be left, else apart."""
     moving = [name for name in configuration.services if name not in left]
     scales = {name: f"--scale={name}={count}" for name, count in by_hand.items()}
-    apart = (*(scales[name] for name in scales if name in moving), *orphans, "--no-deps", *moving)
+    apart = (
+        *(scales[name] for name in scales if name in moving),
+        *orphans,
+        "--no-deps",
+        "--",
+        *moving,
+    )
     plainly = not left or observed.left_stand
     names = (configuration.services[name].image for name in left)
     here = ((name, observed.images[name].id) for name in names if name in observed.images)

@@ -13,12 +13,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from rbuild.docker.whales import Whales
+from rbuild.errors import EngineError
+from rbuild.process import Stop
+
 from .conftest import Project, Ran, clean_up, run
 from .keeping import next_compose, record_of, restored, standing, state_of
+from .registries import served
 
 COMPOSE = """\
 services:
@@ -487,6 +493,65 @@ def test_an_engine_that_denies_permission(good: Project, tmp_path: Path) -> None
 def test_remove_images_without_an_engine(good: Project) -> None:
     err = refused(good, "--remove-images", ".", DOCKER_HOST="unix:///nonexistent")
     says(err, "the Docker engine does not answer", "docker info")
+
+
+class Odd(BaseHTTPRequestHandler):
+    """Answers every question of an engine's with the same body."""
+
+    body = b""
+
+    def do_GET(self) -> None:
+        body = b"OK" if self.path.endswith("/_ping") else self.body
+        self.send_response(200)
+        for name, value in (("Api-Version", "1.45"), ("Content-Length", str(len(body)))):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (b"", "EOF"),
+        (b"<html>welcome</html>", "invalid character '<'"),
+        (b"[]", "cannot unmarshal array"),
+        (b"{}", '"ServerVersion":""'),
+        (b"null", '"ServerVersion":""'),
+    ],
+)
+def test_what_answers_and_is_no_engine(good: Project, body: bytes, complaint: str) -> None:
+    with served(type("Answer", (Odd,), {"body": body})) as address:
+        err = refused(good, "--force-rebuild", ".", DOCKER_HOST=f"tcp://{address}")
+    assert "does not answer" not in err
+    says(err, complaint, "DOCKER_HOST")
+
+
+@pytest.mark.parametrize("answer", ["", "[{}]", "[null]", "<html>welcome</html>", "{}"])
+def test_a_docker_command_that_talks_nonsense(good: Project, tmp_path: Path, answer: str) -> None:
+    fake = tmp_path / "docker"
+    fake.write_text(
+        f"""#!/bin/sh
+case "$*" in *"image inspect"*) echo '{answer}'; exit 0 ;; esac
+exec {shutil.which("docker")} "$@"
+"""
+    )
+    fake.chmod(0o755)
+    err = refused(good, "--force-rebuild", ".", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    says(err, f"{good.name}: `docker image inspect` gives a strange answer", answer)
+
+
+def test_a_question_that_an_engine_refuses(good: Project) -> None:
+    """An engine that lives is not said to be down."""
+    with pytest.raises(EngineError) as error:
+        Whales(Stop())._inspect("image", ["No/Name:"], dict)
+    assert error.value.message == "`docker image inspect` failed"
+    says(error.value.detail, "invalid reference format")
 
 
 # Builds, bases, ports
