@@ -15,7 +15,7 @@ from functools import partial
 from typing import NoReturn
 
 from rbuild import attempt
-from rbuild.compose import contexts
+from rbuild.compose import contexts, imagenames
 from rbuild.compose.loading import Loaded, load, remember_view
 from rbuild.compose.project import Project
 from rbuild.decisions import moves, staleness
@@ -174,13 +174,13 @@ def _go_on(scene: Scene, resumes: bool) -> None:
     reload = partial(_load, scene.project, scene.run, scene.means)
     if scene.restored:
         scene.take(reload())
-    _refuse_push(scene)
+    _refuse_wrong(scene)
     if checkout.is_on(scene):
         try:
             checkout.look(scene)
             if not resumes:
                 checkout.advance(scene, reload)
-                _refuse_push(scene)
+                _refuse_wrong(scene)
             _decide_and_update(scene, resumes)
         except RbuildError as error:
             checkout.fail(scene, error)
@@ -194,6 +194,13 @@ def _back_to_what_ran(scene: Scene) -> None:
     scene.info = scene.engine.check()
     rescue.go_back(scene)
     scene.outcome.standing = f"what a cut-off run had torn runs again; {scene.outcome.standing}"
+
+
+def _refuse_wrong(scene: Scene) -> None:
+    """Raise ProjectError for what no update can be made of."""
+    assert scene.loaded
+    imagenames.refuse_invalid(scene.loaded, up=scene.settings.up)
+    _refuse_push(scene)
 
 
 def _refuse_push(scene: Scene) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from rbuild.compose import dockerfile
 from rbuild.compose.configuration import Configuration, Service
 from rbuild.compose.fingerprint import dockerfile_of, is_local_context
-from rbuild.docker.reference import qualified
+from rbuild.docker.reference import problem, qualified
 from rbuild.errors import InputError, ProjectError
 
 
@@ -177,7 +177,13 @@ def _references(
     for name in found.contexts:
         source = contexts.get(name, "")
         if source.startswith("docker-image://"):
-            references.append((source.removeprefix("docker-image://"), own_platform))
+            image = source.removeprefix("docker-image://")
+            if wrong := problem(image):
+                raise ProjectError(
+                    f"services.{service.name}.build.additional_contexts.{name}: {image!r} is not "
+                    f"a valid image name ({wrong})"
+                )
+            references.append((image, own_platform))
         elif source.startswith("service:"):
             references.append((source, ""))
     # The engine's own platform is the default of a pull; naming it would fetch twice.

@@ -75,15 +75,15 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     early = fingerprint.signature(found.paths, names, environ, key)
     if not target.files:
         target = target._replace(chosen=found.main_files)
-    documents = _documents(found)
-    lines = _service_lines(documents)
+    files = documents(found)
+    lines = _service_lines(files)
     rendered, complaints = engine.render(
         target, service_extensions=bool(lines) or bool(found.remote)
     )
     separator = _separator(rendered, found, environ, engine, target)
     parsed = configuration.parse(rendered, project.path, lines, separator)
     # Of files that are included or extended, Compose takes no `x-rbuild`.
-    main = [one for one in documents if one.path in found.main_files]
+    main = [one for one in files if one.path in found.main_files]
     own_settings = _own_settings(rendered.get("x-rbuild"), main)
     _refuse_lost_settings(rendered.get("x-rbuild"), main)
 
@@ -178,13 +178,13 @@ def _read(folder: str) -> tuple[Record | None, str]:
         return None, error.message
 
 
-def _documents(found: Inputs) -> list[yamlfile.Document]:
+def documents(found: Inputs) -> list[yamlfile.Document]:
     """What the compose files hold; what is read from elsewhere than a file is left out."""
-    documents = []
+    read = []
     for path in found.compose_files:
         if os.path.isfile(path):
-            documents += yamlfile.load(path)
-    return [one for one in documents if isinstance(one.data, dict)]
+            read += yamlfile.load(path)
+    return [one for one in read if isinstance(one.data, dict)]
 
 
 def _service_lines(documents: Sequence[yamlfile.Document]) -> dict[tuple[str, str], str]:

@@ -554,6 +554,58 @@ def test_a_question_that_an_engine_refuses(good: Project) -> None:
     says(error.value.detail, "invalid reference format")
 
 
+# Names of images
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("image: ghcr.io/MyOrg/app",
+         "services.db.image: 'ghcr.io/MyOrg/app' is not a valid image name (capital letters)"),
+        ("image: 'base:'", "services.db.image: 'base:' is not a valid image name (its tag is"),
+        ("image: http://host/app", "services.db.image: 'http://host/app' is not a valid image"),
+        ("image: ${NOWHERE}-app:1", "variable NOWHERE is not set: services.db.image: '-app:1' is"),
+        ("image: ${NOWHERE}/app:1", "variable NOWHERE is not set: services.db.image: '/app:1' is"),
+        ("build: {context: ., tags: [Db]}", "services.db.build.tags: 'Db' is not a valid image"),
+    ],
+)  # fmt: skip
+def test_a_name_that_no_image_can_have(good: Project, text: str, complaint: str) -> None:
+    good.edit("compose.yml", "x-rbuild", f"  db:\n    {text}\nx-rbuild")
+    err = refused(good, ".")
+    assert err.startswith(f"{good.folder}/compose.yml:8: {complaint}")
+    assert "engine" not in err
+    assert refused(good, ".", code=75) == ""
+    status = rbuild(good, "status")
+    assert status.code == 1
+    says(status.out, complaint)
+    # Plain Compose takes it where it is not used.
+    good.edit("compose.yml", text, f"{text}\n    profiles: [never]")
+    ran = rbuild(good, "-n", ".")
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_a_service_whose_image_would_have_an_impossible_name(
+    good: Project, plugin: dict[str, str]
+) -> None:
+    good.edit("compose.yml", "x-rbuild", "  My.App: {build: .}\nx-rbuild")
+    err = refused(good, ".", **plugin)
+    says(err, f"{good.folder}/compose.yml:7: services.My.App: its image would be named ")
+    says(err, f"'{good.name}-My.App', which is not a valid image name (capital letters)")
+    assert refused(good, ".", code=75, **plugin) == ""
+
+
+def test_a_base_whose_name_no_image_can_have(good: Project) -> None:
+    good.write("Dockerfile", "FROM $BASE AS one\nFROM Debian:12\n")
+    err = refused(good, ".")
+    says(err, f"{good.folder}/Dockerfile line 2: Debian:12 is neither a stage nor an image's name")
+    says(err, "(capital letters)")
+    assert refused(good, ".", code=75) == ""
+    good.write("Dockerfile", "FROM base\n")
+    context = "\n      context: .\n      additional_contexts: {base: 'docker-image://Debian:12'}"
+    good.edit("compose.yml", "build: .", f"build:{context}")
+    says(refused(good, "."), "services.web.build.additional_contexts.base: 'Debian:12' is not a")
+
+
 # Builds, bases, ports
 
 
