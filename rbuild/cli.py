@@ -24,7 +24,7 @@ from rbuild import __version__, configfile
 from rbuild.compose.project import Project, has_compose_file, locate
 from rbuild.decisions.glance import Fresh, Run, glance
 from rbuild.errors import RbuildError, UsageError
-from rbuild.report import Outcome, document, exit_code, problems, results
+from rbuild.report import Outcome, document, error_lines, exit_code, problems, results
 from rbuild.settings import (
     OPTIONS,
     BadValue,
@@ -36,6 +36,7 @@ from rbuild.settings import (
     switch,
 )
 from rbuild.state.record import CHECKS, Store, default_root
+from rbuild.text import visible
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -411,11 +412,8 @@ def _unsaid(error: OSError) -> None:
 
 
 def _fail(error: RbuildError) -> NoReturn:
-    click.echo(f"rbuild: {error.message}", err=True)
-    for line in error.detail.splitlines():
-        click.echo(f"    {line}", err=True)
-    if error.hint:
-        click.echo(f"  {error.hint}", err=True)
+    for line in error_lines(error):
+        click.echo(line, err=True)
     sys.exit(error.exit_code)
 
 
@@ -590,7 +588,7 @@ class _Report:
         if step and self._verbose:
             self._clear()
             prefix = "<6>" if self._journal else ""
-            click.echo(f"{prefix}{name}: {text}", err=True)
+            click.echo(prefix + visible(f"{name}: {text}"), err=True)
         if self._live:
             if step:
                 self._steps[name] = text
@@ -598,8 +596,8 @@ class _Report:
                 text = f"{self._steps.get(name, '')} | {text}"
             width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
             # Builds write escape sequences of their own.
-            line = "".join(c for c in f"{name}: {text}" if c.isprintable())[: width - 1]
-            click.echo(f"\r\033[K{line}", nl=False, err=True)
+            line = visible(f"{name}: {text}".expandtabs(1))
+            click.echo(f"\r\033[K{line[: width - 1]}", nl=False, err=True)
 
     def close(self) -> int:
         """All projects have come to their end; the exit code."""

@@ -21,6 +21,8 @@ GRACE = 15.0
 # A daemonised grandchild may hold the pipe open for ever.
 DRAIN = 1.0
 TAIL_LINES = 40
+# Bytes of one line that are kept: what has no line ends must not fill the memory, or a report.
+LONGEST_LINE = 2000
 
 
 class Stop:
@@ -169,14 +171,51 @@ def run(
     return Result(child.returncode, captured.decode(errors="replace"), tail, timed_out)
 
 
+class _Tail:
+    """The last lines of an output; of a long one, its beginning and its end."""
+
+    def __init__(self) -> None:
+        self._lines: deque[bytes] = deque(maxlen=TAIL_LINES)
+        self._line = b""
+        self._left_out = 0
+
+    def add(self, data: bytes) -> None:
+        """More output."""
+        first, *others = data.split(b"\n")
+        self._lengthen(first)
+        for other in others:
+            self._lines.append(self._whole())
+            self._line, self._left_out = b"", 0
+            self._lengthen(other)
+
+    def text(self) -> str:
+        """All of it, a last line without an end included."""
+        lines = [*self._lines, *([self._whole()] if self._line else [])][-TAIL_LINES:]
+        return "\n".join(line.decode(errors="replace").rstrip("\r") for line in lines)
+
+    def _lengthen(self, data: bytes) -> None:
+        line = self._line + data
+        half = LONGEST_LINE // 2
+        if len(line) > LONGEST_LINE:
+            self._left_out += len(line) - LONGEST_LINE
+            line = line[:half] + line[-half:]
+        self._line = line
+
+    def _whole(self) -> bytes:
+        if not self._left_out:
+            return self._line
+        half = LONGEST_LINE // 2
+        told = f" … ({self._left_out} bytes left out) … ".encode()
+        return self._line[:half] + told + self._line[half:]
+
+
 def _attend(
     child: subprocess.Popen[bytes], stop: Stop, deadline: float, log: Log | None
 ) -> tuple[bytes, str, bool]:
     """Read what the child writes until it is gone; end it when its time is up."""
     assert child.stdout
     captured = bytearray()
-    tail: deque[bytes] = deque(maxlen=TAIL_LINES)
-    partial = b""
+    tail = _Tail()
     streams = {one.fileno(): one for one in (child.stdout, child.stderr) if one}
     poll = select.poll()
     for descriptor in streams:
@@ -197,8 +236,7 @@ def _attend(
             elif descriptor == child.stdout.fileno():
                 captured += data
             if descriptor == quoted:
-                *lines, partial = (partial + data).split(b"\n")
-                tail.extend(lines)
+                tail.add(data)
         now = time.monotonic()
         if child.poll() is not None:
             gone_at = gone_at or now
@@ -213,10 +251,7 @@ def _attend(
     if asked_at or stop.signum:
         # Whatever of the group outlived its leader.
         signal_group(child.pid, signal.SIGKILL)
-    if partial:
-        tail.append(partial)
-    text = "\n".join(line.decode(errors="replace").rstrip("\r") for line in tail)
-    return bytes(captured), text, bool(asked_at)
+    return bytes(captured), tail.text(), bool(asked_at)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rbuild.decisions.staleness import Reason, span
 from rbuild.errors import RbuildError
 from rbuild.state.record import stamp
+from rbuild.text import clean, shortened, visible, visible_lines
 
 if TYPE_CHECKING:
     from rbuild.decisions.moves import Waits
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 SEVERITY = (4, 3, 1, 75, 0)
 # States of services that an update has left alone.
 LEFT = ("manual", "paused", "stopped", "unmoved")
+SCREEN = 40
+"""Lines that a failure may take."""
+# Of it, for what is quoted at least, and for warnings at most.
+_LEAST_QUOTED = 10
+_MOST_WARNINGS = 10
+# Characters of a line of our own, which names files and has commands to type.
+_LONGEST = 8000
 # Of an image; of a commit, SHA-1 or SHA-256.
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
 _COMMIT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28}(?:[0-9a-f]{24})?\b")
@@ -97,41 +105,72 @@ def results(outcomes: Sequence[Outcome], verbose: int, quiet: bool) -> list[str]
             lines += [_named(one, one.error.message)] if one.error else []
         if verbose or one.outcome == "planned":
             lines += [f"{one.name}: note: {short_digests(note)}" for note in one.notes]
-    return lines
+    return [visible(line, _LONGEST) for line in lines]
 
 
 def problems(one: Outcome, terminal: bool) -> list[tuple[int, str]]:
-    """Lines for stderr, each with its syslog priority. A deferred project is told to a terminal."""
-    lines = [(4, f"{one.name}: warning: {warning}") for warning in one.warnings]
-    lines += [(5, f"{one.name}: {text}") for text in one.news]
+    """Lines for stderr, each with its syslog priority; those of a failure fit on one screen.
+
+    A deferred project is told to a terminal.
+    """
+    lines = _asides(one, terminal)
+    error = one.error
+    if error is not None and (one.outcome != "deferred" or terminal):
+        priority = 5 if one.outcome == "deferred" else 3
+        lines.append((priority, visible(_named(one, error.message), _LONGEST)))
+        end = _end(one, error)
+        room = max(_LEAST_QUOTED, SCREEN - len(lines) - len(end))
+        whole = "the log has them" if one.log else "--json has them"
+        quoted = shortened(visible_lines(error.detail), room, whole)
+        lines += [(3, text) for text in (*(f"    {line}" for line in quoted), *end)]
+    return lines
+
+
+def _asides(one: Outcome, terminal: bool) -> list[tuple[int, str]]:
+    """What is told whether or not something failed."""
+    warnings = [visible(text) for text in one.warnings]
+    if len(warnings) > _MOST_WARNINGS:
+        rest = len(warnings) - _MOST_WARNINGS + 1
+        warnings[_MOST_WARNINGS - 1 :] = [f"… and {rest} warnings more: --json has them"]
+    name = visible(one.name)
+    lines = [(4, f"{name}: warning: {text}") for text in warnings]
+    lines += [(5, f"{name}: {visible(text)}") for text in one.news]
     if terminal:
         untold = [text for text in one.unchecked if text not in one.warnings]
-        lines += [(5, f"{one.name}: {text}") for text in untold]
-    error = one.error
-    if error is None or (one.outcome == "deferred" and not terminal):
-        return lines
-    lines.append((5 if one.outcome == "deferred" else 3, _named(one, error.message)))
-    lines += [(3, f"    {line}") for line in error.detail.splitlines()]
-    lines += [(3, f"  {text}") for text in (error.hint, one.standing) if text]
+        lines += [(5, f"{name}: {visible(text)}") for text in untold]
+    return lines
+
+
+def _end(one: Outcome, error: RbuildError) -> list[str]:
+    """What is said of a failure behind what is quoted: what to do, and how things stand."""
+    texts = [text for text in (error.hint, one.standing) if text]
     if one.reasons:
-        lines.append((3, f"  it was due: {_reasons(one)}"))
+        texts.append(f"it was due: {_reasons(one)}")
     if one.retry and one.outcome != "deferred":
-        retry = f"{stamp(one.retry)[:16]}Z"
-        lines.append(
-            (
-                3,
-                f"  tried again when an input changes, or after {retry}; "
-                "--force-rebuild tries it now",
-            )
+        texts.append(
+            f"tried again when an input changes, or after {stamp(one.retry)[:16]}Z; "
+            "--force-rebuild tries it now"
         )
     if one.log:
-        lines.append((3, f"  whole output: {one.log}"))
-    return lines
+        texts.append(f"whole output: {one.log}")
+    return [f"  {line}" for text in texts for line in visible_lines(text, _LONGEST)]
+
+
+def error_lines(error: RbuildError) -> list[str]:
+    """An error that is no project's, for a person."""
+    quoted = shortened(visible_lines(error.detail), SCREEN - 2, "")
+    hint = visible_lines(error.hint, _LONGEST)
+    return [
+        f"rbuild: {visible(error.message, _LONGEST)}",
+        *(f"    {line}" for line in quoted),
+        *(f"  {line}" for line in hint),
+    ]
 
 
 def document(outcomes: Sequence[Outcome], code: int) -> dict[str, Any]:
     """The JSON document of a run; its keys are a contract."""
-    return {"version": 1, "exit_code": code, "projects": [_project(one) for one in outcomes]}
+    projects = [clean(_project(one)) for one in outcomes]
+    return {"version": 1, "exit_code": code, "projects": projects}
 
 
 def _project(one: Outcome) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rbuild.state import checks, generation, record
 from rbuild.state.checks import Checks
 from rbuild.state.failure import LEFT, next_try
 from rbuild.state.record import Record, stamp
+from rbuild.text import clean, visible
 
 
 @dataclass
@@ -99,12 +100,12 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
                 f"  setting   {name} = {_written(name, value)} ({origin})"
                 for name, value, origin in _settings(one.settings)
             ]
-    return [short_digests(line) for line in text]
+    return [visible(short_digests(line)) for line in text]
 
 
 def document(standings: Sequence[Standing]) -> dict[str, Any]:
     """For a program to read; times are RFC 3339 in UTC."""
-    return {"version": 1, "projects": [_project(one) for one in standings]}
+    return {"version": 1, "projects": [clean(_project(one)) for one in standings]}
 
 
 def _project(one: Standing) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import pytest
 from rbuild.docker.engine import Container
 from rbuild.errors import GateError, Interrupted
 from rbuild.updates import gate
-from rbuild.updates.health import Expectation
+from rbuild.updates.gate import evidence
+from rbuild.updates.health import Expectation, Finding
 from rbuild.updates.step import Gate, Watch
 from rbuild.updates.steps import Work, run
 
@@ -204,6 +205,32 @@ def test_a_failure_in_the_last_moment_of_the_watch(clock: Clock) -> None:
 def test_restarts_of_before_the_watch_do_not_count(clock: Clock) -> None:
     restarted = replace(WELL, restarts=2)
     watch(work(Fake(shown=lambda: [restarted])), [restarted])
+
+
+def test_many_failures_share_the_room(clock: Clock) -> None:
+    """Each says why; the more there are, the less of each log."""
+    names = [f"s{number}" for number in range(12)]
+    found = [Finding(name, "exited with code 3", box("exited", name)) for name in names]
+    engine = Fake()
+    engine.logs = lambda container, lines: "\n".join(map(str, range(lines)))  # type: ignore[method-assign]
+    assert len(evidence(found[:1], engine).splitlines()) == 13  # type: ignore[arg-type]
+    lines = evidence(found, engine).splitlines()  # type: ignore[arg-type]
+    assert len(lines) == 12 * 2
+    assert [line for line in lines if "|" not in line] == [
+        f"{n}: exited with code 3" for n in names
+    ]
+
+
+def test_what_a_container_wrote_can_forge_nothing(clock: Clock) -> None:
+    one = box("exited", "web", healthcheck_output="no\n\x1b[31mweb: is fine\x07")
+    engine = Fake()
+    engine.logs = lambda container, lines: "a\x1b]0;t\x07b\rweb: is fine\0"  # type: ignore[method-assign]
+    assert evidence([Finding("web", "is unhealthy", one)], engine).splitlines() == [  # type: ignore[arg-type]
+        "web: is unhealthy",
+        "  healthcheck said: no web: is fine\\x07",
+        "  p-web-1 | ab",
+        "  p-web-1 | web: is fine\\x00",
+    ]
 
 
 def test_the_watch_is_for_those_that_were_healthy(clock: Clock) -> None:

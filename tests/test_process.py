@@ -69,6 +69,15 @@ def test_the_tail_has_the_last_lines_and_an_unended_one() -> None:
     assert found.tail.splitlines() == [*map(str, range(962, 1001)), "last"]
 
 
+def test_a_line_without_end_keeps_its_ends() -> None:
+    script = "printf begin; head -c 3000000 /dev/zero | tr '\\0' x; echo end; echo last"
+    tail = sh(f"{{ {script}; }} >&2").tail
+    line, last = tail.splitlines()
+    assert (line[:6], line[-4:], last) == ("beginx", "xend", "last")
+    assert f" … ({3_000_008 - process.LONGEST_LINE} bytes left out) … " in line
+    assert len(line) < process.LONGEST_LINE + 50
+
+
 def test_much_output_on_both_streams() -> None:
     found = sh("head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2")
     assert len(found.output) == 3_000_000

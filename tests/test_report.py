@@ -27,7 +27,7 @@ from rbuild.errors import (
     UpError,
     UsageError,
 )
-from rbuild.report import Outcome, document, exit_code, problems, results
+from rbuild.report import SCREEN, Outcome, document, exit_code, problems, results
 
 
 def outcome(kind: str = "fresh", **more: Any) -> Outcome:
@@ -181,6 +181,43 @@ def test_a_failure_fits_one_screen_and_says_all() -> None:
     assert len(lines) <= 24
     assert [priority for priority, _ in lines] == [4] + [3] * (len(lines) - 1)
     assert results([WHOLE], 0, False) == []
+
+
+def test_a_failure_with_much_to_say_fits_one_screen_too() -> None:
+    error = UpError("`up` failed", hint="type:\n    docker tag a b\n    docker tag c d",
+                    detail="\n".join(f"line {n}" for n in range(500)))  # fmt: skip
+    one = failed(error, reasons=REASONS, log="/state/log", standing="how it stands",
+                 warnings=tuple(f"careful {n}" for n in range(500)))  # fmt: skip
+    text = [line for _, line in problems(one, False)]
+    assert len(text) == SCREEN
+    assert text[8:11] == [
+        "site: warning: careful 8",
+        "site: warning: … and 491 warnings more: --json has them",
+        "site: `up` failed",
+    ]
+    assert text[11] == "    line 0"
+    assert "    … 478 lines left out: the log has them" in text
+    assert text[-7:] == [
+        "    line 499",
+        "  type:",
+        "      docker tag a b",
+        "      docker tag c d",
+        "  how it stands",
+        "  it was due: expired: last updated 1 d ago; changed: /srv/site/.env",
+        "  whole output: /state/log",
+    ]
+
+
+def test_no_name_and_no_log_can_forge_a_line() -> None:
+    evil = "\x1b]0;t\x07a\n<0>b\0"
+    one = Outcome(evil, f"/srv/{evil}", "failed", error=GateError(evil, detail=evil, hint=evil),
+                  reasons=(Reason("changed", evil),), warnings=(evil,), notes=(evil,), log=evil,
+                  unchecked=(evil,), news=(evil,))  # fmt: skip
+    lines = [line for _, line in problems(one, True)] + results([one], 1, False)
+    assert not [line for line in lines if not line.isprintable() or line.startswith("<")]
+    whole = json.dumps(document([one], 1), ensure_ascii=False)
+    assert whole.isprintable()
+    assert document([one], 1)["projects"][0]["error"]["detail"] == "a\n<0>b\\x00"
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,17 @@ from rbuild.docker.engine import Container, Engine
 from rbuild.errors import GateError
 from rbuild.process import Stop
 from rbuild.settings import Settings
+from rbuild.text import visible, visible_lines
 from rbuild.updates.health import Finding, Verdict, judge
 from rbuild.updates.step import Gate, Watch
 
 # Seconds between two looks; each costs two short commands.
 POLL = 0.4
 WATCH_POLL = 1.0
+# Of a container's log.
 LOG_LINES = 12
+# For all that aren't well together: why, and the ends of their logs.
+EVIDENCE_LINES = 28
 
 
 class Watched(Protocol):
@@ -83,7 +87,7 @@ def watch(step: Watch, work: Watched) -> None:
             names = ", ".join(dict.fromkeys(one.service for one in found))
             raise GateError(
                 f"{names}: failed {time.monotonic() - begun:.0f} s after it was healthy",
-                detail="\n".join(evidence(one, work.engine) for one in found),
+                detail=evidence(found, work.engine),
             )
 
 
@@ -98,16 +102,23 @@ def _worse(now: Container, before: Container) -> str:
     return f"is {now.state}" if now.state != "exited" else f"exited with code {now.exit_code}"
 
 
-def evidence(finding: Finding, engine: Engine) -> str:
-    """What a person needs to see of a service that isn't well: why, and the end of its log."""
+def evidence(findings: Sequence[Finding], engine: Engine) -> str:
+    """What a person needs to see of services that aren't well: why, and the ends of their logs."""
+    room = EVIDENCE_LINES // max(1, len(findings)) - 1
+    most = max(1, min(LOG_LINES, room))
+    return "\n".join(line for one in findings for line in _evidence(one, engine, most))
+
+
+def _evidence(finding: Finding, engine: Engine, most: int) -> list[str]:
     lines = [f"{finding.service}: {finding.why}"]
     container = finding.container
     if container:
         if container.healthcheck_output:
-            lines.append(f"  healthcheck said: {container.healthcheck_output[-500:]}")
-        log = engine.logs(container.id, LOG_LINES)
-        lines += [f"  {container.name} | {line}" for line in log.splitlines()[-LOG_LINES:]]
-    return "\n".join(lines)
+            said = " ".join(container.healthcheck_output.split())
+            lines.append(f"  healthcheck said: {visible(said)}")
+        log = visible_lines(engine.logs(container.id, most))
+        lines += [f"  {container.name} | {line}" for line in log[-most:]]
+    return lines
 
 
 def troubled(containers: Sequence[Container], services: Sequence[str]) -> list[Finding]:
@@ -123,8 +134,7 @@ def troubled(containers: Sequence[Container], services: Sequence[str]) -> list[F
 def _error(findings: list[Finding], late: bool, work: Watched) -> GateError:
     names = ", ".join(one.service for one in findings)
     message = f"{names}: not healthy" + (f" within {work.limit:.0f} s" if late else "")
-    detail = "\n".join(evidence(one, work.engine) for one in findings)
-    return GateError(message, detail=detail)
+    return GateError(message, detail=evidence(findings, work.engine))
 
 
 def _still_failing(verdict: Verdict) -> list[str]:

@@ -9,6 +9,7 @@ from rbuild import process
 from rbuild.errors import Deferred, EngineError, HookError
 from rbuild.process import Log, Stop
 from rbuild.state.lock import HOOK_OF
+from rbuild.text import visible
 
 DEFER = 75
 """The exit code by which `before-update` puts an update off (sysexits.h: EX_TEMPFAIL)."""
@@ -45,7 +46,8 @@ def variables(
         "RBUILD_REASONS": ",".join(dict.fromkeys(reasons)),
         "RBUILD_GENERATION": generation,
         "RBUILD_OUTCOME": outcome,
-        "RBUILD_ERROR": error[:_LONGEST],
+        # Mostly on its way into a mail.
+        "RBUILD_ERROR": visible(error, _LONGEST),
         "RBUILD_LOG": log,
         HOOK_OF: "\n".join(dict.fromkeys((*above, home))),
     }

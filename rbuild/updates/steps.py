@@ -305,7 +305,7 @@ def _up(step: Up, work: Work) -> None:
             # What waits for a service that has been failing all along; the gate will tell.
             work.warnings.append(f"{error.message}: {_last_line(error.detail)}")
             return
-        parts = [error.detail, *(gate.evidence(one, work.engine) for one in troubled)]
+        parts = [error.detail, gate.evidence(troubled, work.engine)]
         hint = "what Compose had asked to stop may stop yet" if error.timed_out else ""
         raise UpError(error.message, hint=hint, detail="\n".join(filter(None, parts))) from None
 
