@@ -420,14 +420,14 @@ def hashed(service: Mapping[str, Any]) -> str:
 
 def shown(box: Container) -> dict[str, Any]:
     """What `docker inspect` says of a container: its hash is what it was made from."""
-    given = json.loads(box.config_hash).get("environment") or ()
-    env = [f"{key}={one}" for key, one in given.items()] if isinstance(given, dict) else given
+    given = json.loads(box.config_hash).get("environment") or {}
+    env = [f"{key}={value}" for key, value in given.items()]
     return {
         "Id": box.id,
         "Name": f"/{box.name}",
         "Config": {
             "Image": box.reference,
-            "Env": list(env),
+            "Env": env,
             "Labels": {"com.docker.compose.service": box.service},
         },
         "HostConfig": {

@@ -42,7 +42,7 @@ _SAME = {
 }  # fmt: skip
 _CONFIG = {
     "Cmd": "command", "Domainname": "domainname", "Entrypoint": "entrypoint",
-    "Env": "environment", "OpenStdin": "stdin_open", "StopSignal": "stop_signal", "Tty": "tty",
+    "OpenStdin": "stdin_open", "StopSignal": "stop_signal", "Tty": "tty",
     "User": "user", "WorkingDir": "working_dir",
 }  # fmt: skip
 # HostConfig that is described below, or that no file can set.
@@ -129,6 +129,9 @@ def _name(data: Mapping[str, Any], service: dict[str, Any], around: Around) -> N
 
 def _config(data: Mapping[str, Any], service: dict[str, Any]) -> None:
     config, host = data["Config"], data["HostConfig"]
+    if config.get("Env"):
+        # As Compose renders it.
+        service["environment"] = dict(one.split("=", 1) for one in config["Env"] if "=" in one)
     shares_name = host.get("NetworkMode", "") == "host" or host.get("UTSMode") == "host"
     hostname = config.get("Hostname") or ""
     if hostname not in ("", data["Id"][:12]) and not shares_name:
