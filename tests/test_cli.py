@@ -110,7 +110,7 @@ def test_help_of_rollback() -> None:
     assert "Usage: rbuild rollback [OPTIONS] [PROJECT]..." in text
     options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", text, re.M))
     assert options == {
-        "--to", "--lock-wait", "--json", "--verbose", "--config", "--state-dir", "--help"
+        "--to", "--force", "--lock-wait", "--json", "--verbose", "--config", "--state-dir", "--help"
     }  # fmt: skip
     assert "back to what ran before its last update" in text
 
@@ -262,7 +262,7 @@ def test_a_rollback(asked: Crew, tmp_path: Path) -> None:
     assert asked.projects == [str(tmp_path / "p")]
     task = asked.options.pop("task")
     assert (task.func, task.args, task.keywords) == (
-        byhand.roll_back, (), {"to": "20261101T030000Z"}
+        byhand.roll_back, (), {"to": "20261101T030000Z", "force": False}
     )  # fmt: skip
     assert asked.options == {"jobs": 1, "lock_wait": 120.0, "in_order": False}
     assert asked.run
@@ -271,7 +271,7 @@ def test_a_rollback(asked: Crew, tmp_path: Path) -> None:
     os.chdir(tmp_path / "p")
     assert rbuild("rollback").exit_code == 0
     assert asked.projects == [str(tmp_path / "p")]
-    assert asked.options["task"].keywords == {"to": ""}
+    assert asked.options["task"].keywords == {"to": "", "force": False}
     assert asked.options["lock_wait"] == 0.0
     assert rbuild("rollback", path, RBUILD_LOCK_WAIT="7").exit_code == 0
     assert asked.options["lock_wait"] == 7.0

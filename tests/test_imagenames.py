@@ -15,6 +15,8 @@ from rbuild.docker.engine import Engine
 from rbuild.errors import ProjectError
 from rbuild.state.record import Store
 
+BUILD = {"context": "/", "dockerfile_inline": "FROM scratch"}
+
 
 class Rendering:
     """An engine that renders services as a test says."""
@@ -99,7 +101,7 @@ def test_a_name_that_compose_makes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("service", "said"),
     [
-        ({"image": "a", "build": {"context": "/x", "tags": ["ok", "r.example/B:1"]}},
+        ({"image": "a", "build": {**BUILD, "tags": ["ok", "r.example/B:1"]}},
          ":2: services.web.build.tags: 'r.example/B:1' is not"),
         ({"image": "a", "volumes": [{"type": "image", "source": "example/Data:1", "target": "/d"}]},
          ":2: services.web.volumes: 'example/Data:1' is not"),
@@ -117,4 +119,4 @@ def test_what_is_not_used_is_not_looked_at(tmp_path: Path) -> None:
     assert refused(tmp_path, {"a": {"image": "a", "volumes": [volume]}}) == ""
     assert refused(tmp_path, {"a": {"image": "0f" * 32}}) == ""
     assert refused(tmp_path, {"a": {"image": "A"}}, up=False) == ""
-    assert refused(tmp_path, {"a": {"image": "A", "build": {"context": "/x"}}}, up=False)
+    assert refused(tmp_path, {"a": {"image": "A", "build": BUILD}}, up=False)
