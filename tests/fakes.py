@@ -94,6 +94,9 @@ class Fake:
         self.asked.append(("untag", reference))
         return True
 
+    def stop_containers(self, containers: Sequence[str], *, timeout: float) -> None:
+        self.asked.append(("stop", *containers, timeout))
+
     def remove_container(self, container: str) -> None:
         self.asked.append(("remove", container))
 

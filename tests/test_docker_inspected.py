@@ -21,6 +21,7 @@ def test_signals_since_the_last_start() -> None:
         event("kill", "b", signal="1"), event("exec_create: true", "b"),
         event("kill", "b", signal="15"),
         event("kill", "c", "other", signal="15"),
+        event("kill", "d", signal="15", **{f"{LABEL}oneoff": "True"}),
         {"Type": "image", "Action": "tag", "Actor": {"ID": "a"}},
     ]  # fmt: skip
     assert signals(events, "site") == {"b": {1, 15}}

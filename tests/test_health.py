@@ -202,10 +202,8 @@ def test_one_finding_a_service_and_failures_before_waits() -> None:
     assert [one.service for one in found.pending] == ["db"]
 
 
-def test_others_and_one_off_containers_are_not_looked_at() -> None:
-    containers = [RUNNING, box("dead", "other"), box("dead", name="run", oneoff=True)]
-    assert called(verdict(containers)) == "healthy"
-    assert called(verdict([box(started=0, oneoff=True)])) == "pending"
+def test_others_are_not_looked_at() -> None:
+    assert called(verdict([RUNNING, box("dead", "other")])) == "healthy"
 
 
 def test_what_ended_well_is_told() -> None:

@@ -305,8 +305,8 @@ def test_what_an_update_rests_on() -> None:
 
 
 def test_services_under_which_nothing_moved_are_left_if_they_are_there() -> None:
-    services = configuration(web=BUILT, db={"image": "x"}, gone={"image": "x"}, once={"image": "x"})
-    containers = [box("web"), box("db", "exited"), box("once", oneoff=True), box("other")]
+    services = configuration(web=BUILT, db={"image": "x"}, gone={"image": "x"})
+    containers = [box("web"), box("db", "exited"), box("other")]
     assert plan.leave_unmoved(services, containers, ["web"]) == {"db": "unmoved"}
     assert plan.leave_unmoved(services, containers, []) == {"web": "unmoved", "db": "unmoved"}
 
@@ -349,8 +349,6 @@ STOPPED = {"restart_policy": "unless-stopped", "exit_code": 143}
         ([box("web", "exited", **STOPPED), box("web", name="p-web-2")], {}),
         ([box("web", "exited", **STOPPED), box("web", "exited", name="2", **STOPPED)],
          {"web": "stopped"}),
-        ([box("web", "exited", oneoff=True, **STOPPED)], {}),
-        ([box("web"), box("web", "exited", oneoff=True, **STOPPED)], {}),
     ],
 )  # fmt: skip
 def test_what_a_person_stopped(containers: Sequence[Container], expected: dict[str, str]) -> None:
@@ -375,7 +373,6 @@ def test_manual_services_are_left_where_there_is_a_container() -> None:
     assert left(services, []) == {}
     assert left(services, [box("db")]) == {"db": "manual"}
     assert left(services, [box("db", "exited", **STOPPED)]) == {"db": "manual"}
-    assert left(services, [box("db", oneoff=True)]) == {}
 
 
 def test_manual_services_are_built_only_where_there_is_nothing() -> None:
@@ -439,11 +436,10 @@ def test_scales(
     assert only(made, Gate).expectations[0].count == (scale or file)
 
 
-def test_leftovers_and_one_off_containers_are_not_counted() -> None:
+def test_leftovers_are_not_counted() -> None:
     containers = [
         box("web"),
         box("web", "created", name="abc_p-web-1", replaces="abc"),
-        box("web", name="run", oneoff=True),
     ]
     assert make({"web": {}}, containers=containers).scales == {}
 
@@ -479,14 +475,14 @@ def test_a_link_to_our_file_is_our_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("p")
     same = box("old", config_files=(f"{tmp_path}/link/compose.yml",))
     made = make({"web": {}}, containers=[same], compose_files=[own], all_services=["web"])
-    assert "--remove-orphans" in only(made, Up).options
+    assert only(made, Up).orphans == (same,)
 
 
 def test_another_file_of_the_same_folder_may_add_services(tmp_path: Path) -> None:
     own, tools = files(tmp_path, "p/compose.yml", "p/tools.yml")
     container = box("tool", config_files=(tools,))
     made = make({"web": {}}, containers=[container], compose_files=[own], all_services=["web"])
-    assert only(made, Up).options == ()
+    assert only(made, Up).orphans == ()
     assert made.notes[0] == f"tool: made from {tools}, left alone"
     container = box("web", config_files=(tools,))
     with pytest.raises(ProjectError):
@@ -496,25 +492,30 @@ def test_another_file_of_the_same_folder_may_add_services(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("containers", "all_services", "removed"),
     [
-        ([], None, False),
-        ([box("web", **OURS)], None, False),
-        ([box("old", **OURS)], ["web"], True),
+        ([], None, ""),
+        ([box("web", **OURS)], None, ""),
+        ([box("old", **OURS)], ["web"], "old"),
         # A service of an inactive profile is none.
-        ([box("tool", **OURS)], ["web", "tool"], False),
-        ([box("tool", **OURS), box("old", **OURS)], ["web", "tool"], True),
-        ([box("old", config_files=())], ["web"], False),
-        ([box("old", **OURS), box("odd", config_files=("/gone/compose.yml",))], ["web"], False),
-        ([box("old", oneoff=True, **OURS)], ["web"], False),
+        ([box("tool", **OURS)], ["web", "tool"], ""),
+        ([box("tool", **OURS), box("old", **OURS)], ["web", "tool"], "old"),
+        ([box("old", config_files=())], ["web"], ""),
+        ([box("old", **OURS), box("odd", config_files=("/gone/compose.yml",))], ["web"], "old"),
+        # Half of a recreate that was broken off, too.
+        ([box("old", name="abc_p-old-1", replaces="abc", **OURS)], ["web"], "old"),
     ],
 )
-def test_orphans(containers: Any, all_services: Any, removed: bool) -> None:
+def test_orphans(containers: Any, all_services: Any, removed: str) -> None:
     made = make({"web": {}}, containers=containers, all_services=all_services)
-    assert only(made, Up).options == (("--remove-orphans",) if removed else ())
+    up = only(made, Up)
+    assert [one.service for one in up.orphans] == ([removed] if removed else [])
+    assert up.options == up.leftovers == ()
 
 
-def test_orphans_that_stay_are_told_of() -> None:
-    made = make({"web": {}}, containers=[box("odd", config_files=())], all_services=["web"])
-    assert "none removed: p-odd-1" in made.notes[0]
+def test_orphans_are_told_of_whether_they_go_or_stay() -> None:
+    containers = [box("odd", config_files=()), box("old", **OURS)]
+    made = make({"web": {}}, containers=containers, all_services=["web"])
+    assert made.notes[0].endswith("not removed: p-odd-1")
+    assert "(p-old-1), then bring up web" in str(only(made, Up))
 
 
 # What is kept
@@ -569,7 +570,7 @@ def test_ports_that_the_project_holds_need_not_be_free() -> None:
     containers = [
         box("web", ports=(Port(80),)),
         box("db", "exited", ports=(Port(5432),)),
-        box("old", "paused", ports=(Port(443),)),
+        box("old", "paused", ports=(Port(443),), **OURS),
     ]
     free = only(make(services, containers=containers), Free)
     assert free.ports == (("db", Port(5432)),)
@@ -577,6 +578,11 @@ def test_ports_that_the_project_holds_need_not_be_free() -> None:
     assert free.held == (Port(80), Port(443))
     stays = make(services, containers=containers, left={"db": "stopped"})
     assert not [step for step in stays.steps if isinstance(step, Free)]
+    # Nobody takes them from what stays.
+    stays = make(services, containers=[*containers[:2], box("odd", ports=(Port(443),))])
+    assert only(stays, Free).ports == (("web", Port(443)), ("db", Port(5432)))
+    stays = make(services, containers=containers, left={"web": "paused"})
+    assert set(only(stays, Free).own) == {"p-db-1", "p-old-1"}
 
 
 # What is expected

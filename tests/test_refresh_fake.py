@@ -18,6 +18,7 @@ import pytest
 
 from rbuild import crew
 from rbuild.compose.project import locate
+from rbuild.docker.engine import Container
 from rbuild.errors import (
     BuildError,
     EngineError,
@@ -590,6 +591,56 @@ def test_a_sudden_death_at_any_moment_of_a_bad_update(bad: Site) -> None:
         if not number % 3:
             later_on(bad, moment.where)
     assert seen == {"rolled-back", "deferred"}
+
+
+def renamed(site: Site) -> list[Container]:
+    """Its database has got another name in the files; gives the one-offs that a person made."""
+    services = site.world.config["services"]
+    services["store"] = services.pop("db")
+    (db,) = [one for one in site.world.boxes if one.service == "db"]
+    ended = {"state": "exited", "exit_code": 1}
+    for number, more in enumerate(({}, ended)):
+        once = replace(db, id=f"{number}" * 64, name=f"run-{number}", oneoff=True, **more)
+        site.world.boxes += [once, replace(once, id=f"{number}b" * 32, service="web")]
+    return [one for one in site.world.boxes if one.oneoff]
+
+
+def test_what_the_files_have_no_longer_goes_and_one_offs_stay(updated: Site) -> None:
+    once = renamed(updated)
+    plan = updated.run(after=DAY, dry_run=True)
+    assert [one for one in plan.steps if "(site-db-1)" in one]
+    for moment in updated.moments(after=DAY):
+        updated.load(moment)
+        updated.run(after=60)
+        running = updated.world.running()
+        assert {name: len(found) for name, found in running.items()} == {
+            "base": 1, "web": 2, "store": 1
+        }, moment.where  # fmt: skip
+        left = [one for one in updated.world.boxes if one.service == "db" and not one.oneoff]
+        assert not left, moment.where
+        assert [one for one in updated.world.boxes if one.oneoff] == once, moment.where
+
+
+def test_what_the_files_had_no_longer_comes_back(bad: Site) -> None:
+    once = renamed(bad)
+    for moment in (bad.save("whole"), *bad.moments(after=DAY)):
+        bad.load(moment)
+        assert bad.run(after=DAY).outcome == "rolled-back", moment.where
+        bad.is_whole(moment.where)
+        assert [one for one in bad.world.boxes if one.oneoff] == once, moment.where
+
+
+def test_what_was_stopped_and_could_not_be_removed_runs_again(updated: Site) -> None:
+    renamed(updated)
+
+    def strike(number: int, name: str) -> None:
+        if name == "remove_container":
+            raise EngineError("it is busy")
+
+    outcome = updated.run(strike, after=DAY)
+    assert outcome.outcome == "rolled-back"
+    assert outcome.standing == "what ran before runs again (db)"
+    updated.is_whole()
 
 
 @pytest.mark.parametrize("name", ["up: rename", "containers"])

@@ -131,10 +131,10 @@ class World:
         return {name: one for name, one in self.names.items() if name != "debian:12"}
 
     def running(self) -> dict[str, list[str]]:
-        """The images that run, by service."""
+        """The images that run, by service, without one-offs."""
         found: dict[str, list[str]] = {}
         for one in self.boxes:
-            if one.state == "running" and not one.replaces:
+            if one.state == "running" and not one.replaces and not one.oneoff:
                 found.setdefault(one.service, []).append(one.image)
         return found
 
@@ -215,7 +215,7 @@ class Fake:
 
     def containers(self, project: str) -> list[Container]:
         self._call("containers")
-        return list(self.world.boxes)
+        return [one for one in self.world.boxes if not one.oneoff]
 
     def members(self) -> list[Member]:
         self._call("members")
@@ -290,14 +290,12 @@ class Fake:
             if option.startswith("--scale="):
                 name, _, number = option.removeprefix("--scale=").partition("=")
                 scales[name] = int(number)
+        assert "--remove-orphans" not in options, "Compose would take one-offs along"
         named = [option for option in options if not option.startswith("--")]
         assert not named or "--no-deps" in options, "Compose would touch what they depend on"
         try:
             for service in named or services:
                 self._bring_up(service, services[service], scales[service], target)
-            if "--remove-orphans" in options:
-                for one in [one for one in self.world.boxes if one.service not in services]:
-                    self._stop_and_remove(one)
         except UpError:
             raise
         except EngineError as error:
@@ -317,7 +315,7 @@ class Fake:
         )  # fmt: skip
         if any(one.replaces for one in world.boxes if one.service == service):
             raise UpError("`up` failed", detail="a container of that name is there already")
-        own = [one for one in world.boxes if one.service == service]
+        own = [one for one in world.boxes if one.service == service and not one.oneoff]
         wanted = [f"site-{service}-{number}" for number in range(1, scale + 1)]
         for one in own:
             if one.name not in wanted:
@@ -341,13 +339,21 @@ class Fake:
             self._start(new)
 
     def _stop_and_remove(self, box: Container) -> None:
-        if box.state == "running":
-            # The engine has heard it, whether or not the answer comes through.
-            self.world.told[box.id] = (time.time(), LOOKS_TO_STOP)
-            self._call("up: stop")
-            self.world.stopped(box.id)
+        self._stop("up: stop", box)
         self._call("up: remove")
         self.world.remove(box.id)
+
+    def _stop(self, name: str, *boxes: Container) -> None:
+        running = [one.id for one in boxes if one.state == "running"]
+        # The engine has heard it, whether or not the answer comes through.
+        self.world.told.update((one, (time.time(), LOOKS_TO_STOP)) for one in running)
+        if running:
+            self._call(name)
+        for one in running:
+            self.world.stopped(one)
+
+    def stop_containers(self, containers: Sequence[str], *, timeout: float) -> None:
+        self._stop("stop_containers", *(one for one in self.world.boxes if one.id in containers))
 
     def _start(self, box: Container) -> None:
         self._call("up: start")

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rbuild.docker.engine import Healthcheck, Port
+from rbuild.docker.engine import STOP_GRACE, Healthcheck, Port
 from rbuild.errors import ProjectError
 from rbuild.settings import FILE_KEYS, BadValue, switch
 from rbuild.settingsfile import as_flag, as_yaml, unknown_key
 
 _PART = re.compile(r"([0-9.]+)(h|ms|us|µs|ns|m|s)")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-STOP_GRACE = 10.0  # what the engine gives where nothing is said
 SERVICE_KEYS = ("update", "one-shot", "rollback")
 
 

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 from rbuild.compose.project import Target
 
+# Seconds that a container gets to stop where nothing is said.
+STOP_GRACE = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Healthcheck:
@@ -77,6 +80,8 @@ class Container:
     """What it publishes as it is running."""
     volumes: tuple[str, ...] = ()
     """Names or folders of what it may write to and what outlives it."""
+    stop_grace: float = STOP_GRACE
+    """Seconds that it gets to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,10 @@ class Engine(Protocol):
         """Compose's hash of each service's configuration, as its containers are labelled."""
 
     def containers(self, project: str) -> list[Container]:
-        """All containers that Compose labels as this project's, in every state."""
+        """All containers that Compose labels as this project's, in every state.
+
+        But for one-offs (`docker compose run`): they are the affair of whoever has made them.
+        """
 
     def members(self) -> list[Member]:
         """The containers of all Compose projects, in every state."""
@@ -210,6 +218,10 @@ class Engine(Protocol):
 
     def remove_image(self, reference: str) -> bool:
         """Untag or remove an image; False if it's gone already or something uses it."""
+
+    def stop_containers(self, containers: Sequence[str], *, timeout: float) -> None:
+        """Stop containers, each within its own time to stop; EngineError if that fails or takes
+        longer than `timeout` seconds in all."""
 
     def remove_container(self, container: str) -> None:
         """Remove a container, running or not; never its volumes."""

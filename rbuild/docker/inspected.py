@@ -8,7 +8,7 @@ from datetime import datetime
 from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM, Signals
 from typing import Any
 
-from rbuild.docker.engine import Container, Healthcheck, Image, Port
+from rbuild.docker.engine import STOP_GRACE, Container, Healthcheck, Image, Port
 
 LABEL = "com.docker.compose."
 """What Compose's labels begin with."""
@@ -28,6 +28,7 @@ def container(data: dict[str, Any]) -> Container:
     if leftover and leftover[1] == labels.get(f"{LABEL}project"):
         leftover = None  # COMPOSE_COMPATIBILITY: PROJECT_SERVICE_NUMBER
     files = labels.get(f"{LABEL}project.config_files", "")
+    grace = data["Config"].get("StopTimeout")
     return Container(
         id=data["Id"],
         name=name,
@@ -60,6 +61,7 @@ def container(data: dict[str, Any]) -> Container:
                 if one.get("RW") and one.get("Type") in ("volume", "bind")
             )
         ),
+        stop_grace=STOP_GRACE if grace is None else float(grace),
         healthcheck_output=(checks[-1].get("Output") or "").strip() if checks else "",
     )
 
@@ -128,6 +130,8 @@ def signals(events: Iterable[Mapping[str, Any]], project: str) -> dict[str, set[
         actor = event.get("Actor") or {}
         about = actor.get("Attributes") or {}
         if event.get("Type") != "container" or about.get(f"{LABEL}project") != project:
+            continue
+        if about.get(f"{LABEL}oneoff") == "True":
             continue
         if event["Action"] == "kill":
             found.setdefault(actor["ID"], set()).add(_number(about.get("signal", "")))

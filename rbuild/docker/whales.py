@@ -215,7 +215,8 @@ class Whales:
         """See `engine.Engine.containers`."""
         wanted = f"label={LABEL}project={project}"
         ids = self._lines(["container", "ls", "-aq", "--no-trunc", "--filter", wanted])
-        return self._inspect("container", ids, inspected.container)
+        found = self._inspect("container", ids, inspected.container)
+        return [one for one in found if not one.oneoff]
 
     def members(self) -> list[Member]:
         """See `engine.Engine.members`."""
@@ -361,6 +362,13 @@ class Whales:
             self._log.line(f"{reference} stays: {_text(error)}")
             return False
         return True
+
+    def stop_containers(self, containers: Sequence[str], *, timeout: float) -> None:
+        """See `engine.Engine.stop_containers`."""
+        result = self._long(["container", "stop", *containers], timeout=timeout)
+        if result.timed_out or result.code:
+            why = f" within {timeout:.0f} s" if result.timed_out else ""
+            raise EngineError(f"containers cannot be stopped{why}", detail=_last(result.tail, 5))
 
     def remove_container(self, container: str) -> None:
         """See `engine.Engine.remove_container`."""
@@ -553,7 +561,7 @@ def _names_env_files() -> bool:
 
 def _environment(target: Target | None) -> dict[str, str]:
     env = dict(os.environ)
-    # What is removed as an orphan is decided by us, each time; .env must not say otherwise.
+    # What is removed as an orphan is our affair; .env must not say otherwise.
     env.update(COMPOSE_REMOVE_ORPHANS="false", COMPOSE_IGNORE_ORPHANS="false")
     env.update(COMPOSE_ANSI="never", COMPOSE_PROGRESS="plain", BUILDKIT_PROGRESS="plain")
     env.update(COMPOSE_MENU="false", DOCKER_CLI_HINTS="false", NO_COLOR="1")

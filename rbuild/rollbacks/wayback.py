@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rbuild.compose import fingerprint
-from rbuild.compose.configuration import STOP_GRACE, Configuration, Service, parse
+from rbuild.compose.configuration import Configuration, Service, parse
 from rbuild.compose.project import Target
-from rbuild.docker.engine import Container, Engine
+from rbuild.docker.engine import STOP_GRACE, Container, Engine
 from rbuild.errors import EngineError, GateError, RbuildError
 from rbuild.process import Stop
 from rbuild.rollbacks import rollback

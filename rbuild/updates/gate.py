@@ -72,7 +72,7 @@ def watch(step: Watch, work: Watched) -> None:
     """Look on for a while after the gate. Raises GateError for a restart or a failing health."""
     tolerated = {one.service for one in step.expectations if one.was_failing}
     watched = {one.service for one in step.expectations} - tolerated
-    well = {one.id: one for one in work.containers if one.service in watched and not one.oneoff}
+    well = {one.id: one for one in work.containers if one.service in watched}
     begun = time.monotonic()
     while (passed := time.monotonic() - begun) < step.seconds:
         work.stop.check()

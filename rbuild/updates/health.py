@@ -72,7 +72,7 @@ def judge(
     pending: list[Finding] = []
     ended = []
     for expected in expectations:
-        own = [one for one in containers if one.service == expected.service and not one.oneoff]
+        own = [one for one in containers if one.service == expected.service]
         findings = [
             (sort, Finding(expected.service, why, one))
             for one in own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rbuild.compose.bases import Bases
 from rbuild.compose.configuration import Configuration, Service
@@ -78,7 +78,7 @@ def leave_alone(
     """
     left = {}
     for service in configuration.services.values():
-        own = [one for one in containers if one.service == service.name and not one.oneoff]
+        own = [one for one in containers if one.service == service.name]
         if service.manual and own:
             left[service.name] = "manual"
         elif own and all(one.state == "paused" for one in own):
@@ -105,7 +105,7 @@ def leave_unmoved(
     configuration: Configuration, containers: Sequence[Container], concerned: Collection[str]
 ) -> dict[str, str]:
     """Services that a limited update leaves as they are: not `concerned`, and there."""
-    there = {one.service for one in containers if not one.oneoff}
+    there = {one.service for one in containers}
     return {
         name: "unmoved"
         for name in configuration.services
@@ -133,7 +133,7 @@ def stand_as_they_are(
         environment = (service.environment or {}).items()
         wanted = {f"{key}={value}" for key, value in environment if value is not None}
         for one in containers:
-            if one.service != name or one.oneoff:
+            if one.service != name:
                 continue
             same = name in unchanged or (
                 one.config_hash == hashes.get(name) and wanted <= set(one.environment)
@@ -171,7 +171,7 @@ def make(
     project's own; `monitor_period` is in seconds. Without `up`, images are only built, and pushed
     if `push` says so. Raises ProjectError where another stack has the same name.
     """
-    containers = [one for one in observed.containers if not one.oneoff]
+    containers = observed.containers
     notes = _refuse_strangers(containers, configuration, compose_files)
     notes += [
         f"{name}: its build context is no folder here, bases unknown" for name in bases.unknown
@@ -202,18 +202,27 @@ def make(
         one for one in moving.values() if one.has_image and by_hand.get(one.name, one.scale) > 0
     ]
     if moving:
-        free = _free(wanted, containers)
+        orphans, strange = _orphans(observed, configuration, compose_files)
+        if strange:
+            names = ", ".join(dict.fromkeys(one.name for one in strange))
+            notes.append(f"orphans that are not of this project's files, not removed: {names}")
+        going = [one for one in containers if one.service in moving or one in orphans]
+        free = _free(wanted, going)
         if free.ports:
             # First of all: nobody should wait for a build that leads nowhere.
             steps.insert(0, free)
-        orphans = _orphan_options(containers, configuration, observed, compose_files, notes)
-        leftovers = tuple(one for one in containers if one.replaces)
+        leftovers = tuple(one for one in containers if one.replaces and one not in orphans)
         expectations = tuple(
             _expectation(one, by_hand, ended_before, one.name in failing) for one in wanted
         )
         steps += [
             Require(tuple((one.name, one.image) for one in wanted)),
-            _up(configuration, observed, left, by_hand, orphans, leftovers, tuple(failing)),
+            replace(
+                _up(configuration, observed, left, by_hand),
+                orphans=tuple(orphans),
+                leftovers=leftovers,
+                failing=tuple(failing),
+            ),
             Gate(expectations, {one.id: one.restarts for one in containers}),
         ]
         if monitor_period:
@@ -265,35 +274,25 @@ def _up(
     observed: Observed,
     left: Collection[str],
     by_hand: Mapping[str, int],
-    orphans: Sequence[str],
-    leftovers: tuple[Container, ...],
-    failing: tuple[str, ...],
 ) -> Up:
     """How `up` is called: plainly where that leaves alone what is to be left, else apart."""
     moving = [name for name in configuration.services if name not in left]
     scales = {name: f"--scale={name}={count}" for name, count in by_hand.items()}
-    apart = (
-        *(scales[name] for name in scales if name in moving),
-        *orphans,
-        "--no-deps",
-        "--",
-        *moving,
-    )
+    apart = (*(scales[name] for name in scales if name in moving), "--no-deps", "--", *moving)
     plainly = not left or observed.left_stand
     names = (configuration.services[name].image for name in left)
     here = ((name, observed.images[name].id) for name in names if name in observed.images)
     return Up(
         services=tuple(moving),
-        options=(*scales.values(), *orphans) if plainly else apart,
-        leftovers=leftovers,
-        failing=failing,
+        options=tuple(scales.values()) if plainly else apart,
         apart=apart,
         beside=tuple(here) if plainly else (),
     )
 
 
 def _free(services: Iterable[Service], containers: Sequence[Container]) -> Free:
-    """The ports that these services ask for and that no container of the project holds now."""
+    """The ports that these services ask for and that none of the containers, which are those that
+    go or are replaced, holds now."""
     held = tuple(port for one in containers if one.state in HOLDING for port in one.ports)
     wanted = ((one.name, port) for one in services for port in one.ports)
     return Free(
@@ -454,23 +453,17 @@ def _refuse_strangers(
     return list(notes)
 
 
-def _orphan_options(
-    containers: Sequence[Container],
-    configuration: Configuration,
-    observed: Observed,
-    compose_files: Sequence[str],
-    notes: list[str],
-) -> list[str]:
-    """`--remove-orphans` if all that it would remove came from this project's files."""
+def _orphans(
+    observed: Observed, configuration: Configuration, compose_files: Sequence[str]
+) -> tuple[list[Container], list[Container]]:
+    """The containers of services that there are no longer: those that came from this project's
+    files, and others."""
     known = observed.all_services or frozenset(configuration.services)
-    orphans = [one for one in containers if one.service not in known]
     own = {os.path.realpath(path) for path in compose_files}
-    strange = [
-        one for one in orphans if not own & {os.path.realpath(path) for path in one.config_files}
-    ]
-    if orphans and not strange:
-        return ["--remove-orphans"]
-    names = ", ".join(dict.fromkeys(one.name for one in orphans))
-    if names:
-        notes.append(f"orphans not all of this project's files, none removed: {names}")
-    return []
+    mine: list[Container] = []
+    strange: list[Container] = []
+    for one in observed.containers:
+        if one.service not in known:
+            theirs = {os.path.realpath(path) for path in one.config_files}
+            (mine if own & theirs else strange).append(one)
+    return mine, strange

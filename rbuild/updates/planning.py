@@ -158,8 +158,7 @@ def _unchanged(
         name
         for name, shape in loaded.shapes.items()
         if past.get(name, {}).get("shape") == shape
-        and past[name]["containers"]
-        == sorted(one.id for one in containers if one.service == name and not one.oneoff)
+        and past[name]["containers"] == sorted(one.id for one in containers if one.service == name)
     ]
 
 

@@ -101,6 +101,9 @@ class Up:
     """What an interrupted recreate left behind: the next `up` would stumble over it."""
     failing: tuple[str, ...] = ()
     """Services that are failing already."""
+    orphans: tuple[Container, ...] = ()
+    """What is removed first: containers of services that the files have no longer. Not by
+    Compose, whose `--remove-orphans` takes one-offs and other people's containers along."""
     apart: tuple[str, ...] = ()
     """Options that keep Compose from services that are left alone. Only where it must be:
     Compose 2.26 hashes dependencies into what it makes, and then makes it again at the next
@@ -112,7 +115,9 @@ class Up:
 
     def __str__(self) -> str:
         kept = " as they were" if self.target else ""
-        return f"bring up {', '.join(self.services)}{kept}"
+        names = ", ".join(one.name for one in self.orphans)
+        orphans = f"remove what the files have no longer ({names}), then " if names else ""
+        return f"{orphans}bring up {', '.join(self.services)}{kept}"
 
 
 @dataclass(frozen=True, slots=True)

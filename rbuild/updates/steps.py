@@ -35,6 +35,8 @@ from rbuild.updates.step import (
 
 # Beyond the settling time, so that a short limit can still be met by a healthy service.
 SPARE = 5
+# Seconds beyond the time to stop that the engine gets for it.
+PATIENCE = 60.0
 
 
 @dataclass
@@ -285,6 +287,7 @@ def _up(step: Up, work: Work) -> None:
     work.since = work.since or time.time() + work.clock_ahead
     was_touched, work.touched = work.touched, True
     _clear_leftovers(step, work)
+    _remove_orphans(step, work)
     if not step.services:
         return
     try:
@@ -295,7 +298,7 @@ def _up(step: Up, work: Work) -> None:
         # Compose looks for networks, volumes and the like before it touches a container.
         work.touched = (
             was_touched
-            or bool(step.leftovers)
+            or bool(step.leftovers or step.orphans)
             or _lives(before) != _lives(work.containers)
             or bool(stopping.told)
             or not stopping.whole
@@ -337,6 +340,16 @@ def _time_limit(names: Sequence[str], work: Work) -> float:
     if wait > given:
         work.tell(f"time limit {wait:.0f} s, for what {service} and those it waits for may take")
     return max(given, least, wait)
+
+
+def _remove_orphans(step: Up, work: Work) -> None:
+    """Before others want their ports."""
+    if not step.orphans:
+        return
+    longest = max(one.stop_grace for one in step.orphans)
+    work.engine.stop_containers([one.id for one in step.orphans], timeout=longest + PATIENCE)
+    for one in step.orphans:
+        work.engine.remove_container(one.id)
 
 
 def _clear_leftovers(step: Up, work: Work) -> None:

@@ -10,8 +10,8 @@ A record's `underway` note has:
   interruption failed), `resumed` (whether a second run took it up), `after` (the containers that
   there were at its end);
 - what is tried: `inputs`, `commit` (of the checkout), `limited` (only what moved), `bases`,
-  `built`, `makes` and `rests` (what came of it, and on what), `services` (brought up), `stay`
-  (not taken back to their old image), `leave` (not looked at);
+  `built`, `makes` and `rests` (what came of it, and on what), `services` (brought up, or removed
+  as orphans), `stay` (not taken back to their old image), `leave` (not looked at);
 - what must not be forgotten of before: `names` of images, `stopped` services, `scales` set by
   hand, `failing` services, `superseded` images.
 """
@@ -210,7 +210,7 @@ def begin(
         "bases": list(made.bases),
         "stay": [name for name, one in loaded.configuration.services.items() if one.stays_new],
         "services": [name for step in made.steps if isinstance(step, Up)
-                     for name in step.services],
+                     for name in (*step.services, *(one.service for one in step.orphans))],
         "stopped": [name for name, why in made.left.items() if why == "stopped"],
         "scales": dict(made.scales),
         "names": dict(one for step in made.steps if isinstance(step, Keep) for one in step.names),
@@ -304,7 +304,7 @@ def kept_as(before: Mapping[str, Any], started: float) -> str:
 
 
 def _ids(containers: Iterable[Container]) -> list[str]:
-    return sorted(one.id for one in containers if not one.oneoff)
+    return sorted(one.id for one in containers)
 
 
 def write_labels(loaded: Loaded, started: float) -> str:
@@ -347,7 +347,7 @@ def _services(
     found = {}
     past = known.services if known else {}
     for name, service in loaded.configuration.services.items():
-        own = [one for one in work.containers if one.service == name and not one.oneoff]
+        own = [one for one in work.containers if one.service == name]
         ended = [one.exit_code for one in own if one.state == "exited"]
         found[name] = {
             "reference": service.image,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from .conftest import Project, clean_up, run
 from .keeping import next_compose
-from .tools import image_id, make_image
+from .tools import image_id, inside, make_image, starts
 
 SETTLE = "x-rbuild: {settle-period: 1}\n"
 BUILT = "FROM $BASE\nRUN date +%s%N > /built\nCMD sleep 1000\n"
@@ -216,3 +217,61 @@ def test_a_missing_network_touches_nothing(project: Project) -> None:
     assert "no container was touched" in ran.err
     assert ids(project) == before
     assert image_id(f"{project.name}-web") == image
+
+
+def test_one_offs_stay_whatever_becomes_of_their_service(either: Project) -> None:
+    service = "{image: $BASE, init: true, command: sleep 1000}"
+    either.write("compose.yml", f"services: {{web: {service}, db: {service}}}\n{SETTLE}")
+    assert either.rbuild().code == 0
+    for name in ("web", "db"):
+        either.compose("run", "-d", name, "sleep", "1000")
+        subprocess.run(["docker", "compose", "run", "-T", name, "sh", "-c", "exit 1"],
+                       cwd=either.folder, env={**os.environ, **either.env})  # fmt: skip
+
+    def one_offs() -> dict[str, tuple[str, str, str]]:
+        return {name: one for name, one in starts(either).items() if "-run-" in name}
+
+    before = one_offs()
+    assert sorted(state for _, _, state in before.values()) == ["exited"] * 2 + ["running"] * 2
+    either.edit("compose.yml", "{web:", "{site:")
+    either.edit("compose.yml", "db: {image", "db: {environment: {A: b}, image")
+    ran = either.rbuild()
+    assert ran.code == 0, ran.err
+    assert either.container("site")["State"]["Running"]
+    assert f"{either.name}-web-1" not in ids(either)
+    assert one_offs() == before
+    # Nor on the way back.
+    either.edit("compose.yml", "{site:", "{shop:")
+    either.edit("compose.yml", "command: sleep 1000}, db", "command: no-such-program}, db")
+    ran = either.rbuild("-n")
+    assert f"remove what the files have no longer ({either.name}-site-1), then bring up" in ran.out
+    ran = either.rbuild()
+    assert ran.code == 3, ran.err
+    assert either.container("site")["State"]["Running"]
+    assert f"{either.name}-shop-1" not in ids(either)
+    assert one_offs() == before
+    # Nor by the clean-up after an update of everything.
+    either.edit("compose.yml", "no-such-program", "sleep 1000")
+    assert either.rbuild("--force-rebuild").code == 0
+    assert one_offs() == before
+
+
+def test_an_orphan_gets_its_time_to_stop_and_its_volume_stays(project: Project) -> None:
+    last = "trap 'echo well >/data/last; exit' TERM; touch /data/first; while :; do sleep 0.1; done"
+    project.write(
+        "compose.yml",
+        f"""\
+services:
+  old: {{image: $BASE, command: [sh, -c, "{last}"], volumes: ["data:/data"]}}
+volumes: {{data: {{}}}}
+{SETTLE}""",
+    )
+    assert project.rbuild().code == 0
+    project.write(
+        "compose.yml",
+        "services:\n  new: {image: $BASE, init: true, command: sleep 1000, "
+        f"volumes: ['data:/data']}}\nvolumes: {{data: {{}}}}\n{SETTLE}",
+    )
+    assert project.rbuild().code == 0
+    assert [*ids(project)] == [f"{project.name}-new-1"]
+    assert inside(f"{project.name}-new-1", "cat", "/data/last") == "well"

@@ -559,12 +559,13 @@ def test_company_in_the_same_folder_stays_and_a_stack_elsewhere_is_an_error(
     assert ran.code == 0, ran.err
     assert of(project, "tool") == company
     assert f"tool: made from {project.folder}/tools.yml, left alone" in ran.out
-    # An own orphan is no reason to remove the company.
+    # An own orphan is no reason to remove the company, nor the company one to keep the orphan.
     project.edit("compose.yml", "{web:", "{site:")
     ran = project.rbuild("-v")
     assert ran.code == 0, ran.err
-    assert "none removed" in ran.out
+    assert f"not removed: {project.name}-tool-1" in ran.out
     assert of(project, "tool") == company
+    assert f"{project.name}-web-1" not in ids(project)
 
     elsewhere = Project(tmp_path / "x" / project.name, project.name, project.base)
     elsewhere.write("compose.yml", f"services: {{other: {service}}}\n{SETTLE}")
