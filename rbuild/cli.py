@@ -441,12 +441,14 @@ def _prepare(given: Mapping[str, Any], flags: Mapping[str, Given]) -> tuple[Run,
         forced=given.get("force_rebuild", False),
         dry_run=given.get("dry_run", False),
     )
-    return run, _arguments(given, config, environ)
+    return run, _arguments(given, config, run, once=updates)
 
 
 def _arguments(
-    given: Mapping[str, Any], config: configfile.ConfigFile, environ: Mapping[str, str]
+    given: Mapping[str, Any], config: configfile.ConfigFile, run: Run, *, once: bool
 ) -> list[str]:
+    """The projects to work on. A glob that matches nothing is told `once`, or whenever asked."""
+    environ = run.environ
     if given["projects"]:
         return list(given["projects"])
     if has_compose_file(_cwd(), environ):
@@ -460,9 +462,13 @@ def _arguments(
                 )
         found, empty = configfile.expand(config)
         for pattern in empty:
+            from rbuild.told import is_news
+
             # A disk that isn't mounted looks just like this.
-            with suppress(OSError):
-                click.echo(f"rbuild: warning: {config.path}: {pattern} matches nothing", err=True)
+            text = f"{config.path}: {pattern} matches nothing"
+            if not once or is_news(pattern, run, text):
+                with suppress(OSError):
+                    click.echo(visible(f"rbuild: warning: {text}"), err=True)
         return found
     looked = config.path or ", ".join(configfile.places(environ))
     raise UsageError(
@@ -492,7 +498,14 @@ def _update(given: dict[str, Any]) -> int:
         try:
             project = locate(argument, cwd)
         except RbuildError as error:
-            report.add(Outcome(argument, argument, "failed", started=run.started, error=error))
+            if given["projects"]:
+                # Who types is answered each time.
+                failed = Outcome(argument, argument, "failed", started=run.started, error=error)
+            else:
+                from rbuild.told import missing
+
+                failed = missing(argument, run, error)
+            report.add(failed)
             continue
         if project.spelling in seen:
             continue

@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Protocol
 
+from rbuild import told
 from rbuild.compose.loading import load
 from rbuild.compose.project import Project
 from rbuild.decisions import sequence
@@ -143,10 +144,9 @@ def _in_order(
                     f"projects build upon each other's images in a circle: {names}",
                     hint="look at the FROM lines of their Dockerfiles",
                 )
-                listener.add(
-                    Outcome(nodes[key].name, by_spelling[key].path, "failed",
-                            started=run.started, error=error)
-                )  # fmt: skip
+                project = by_spelling[key]
+                subject = told.of_unread(project, run)
+                listener.add(told.outcome(subject, nodes[key].name, project.path, run, error))
                 del by_spelling[key]
     waited = {key: [one for one in waits.get(key, ()) if one in by_spelling] for key in by_spelling}
     return [by_spelling[key] for key in order if key in by_spelling], waited

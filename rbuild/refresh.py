@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NoReturn
 
-from rbuild import attempt
+from rbuild import attempt, told
 from rbuild.compose import contexts, imagenames
 from rbuild.compose.loading import Loaded, load, remember_view
 from rbuild.compose.project import Project
@@ -35,7 +35,7 @@ from rbuild.process import Log, Stop
 from rbuild.registries import credentials
 from rbuild.report import Outcome
 from rbuild.rollbacks import recovery, rescue
-from rbuild.settings import Settings, from_json
+from rbuild.settings import from_json
 from rbuild.sources.git import HalfMoved
 from rbuild.state import checks, failure, lock, logs, record
 from rbuild.state.record import Record
@@ -77,12 +77,10 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
         loaded = _load(project, run, means)
     except RbuildError as error:
         _rescue_unread(project, run, means, outcome, held)
-        spelt = max(_spelt(project, run), key=lambda one: one[1].built_at, default=None)
-        if spelt and isinstance(error, ProjectError):
-            folder, known = spelt
-            view = from_json(known.views[project.spelling].get("settings", {}))
-            _is_news(folder, run, run.settings(view), error, anyway=outcome.touched)
+        if isinstance(error, ProjectError):
+            told.once(told.of_unread(project, run), run, error, anyway=outcome.touched)
         raise
+    told.is_read(project, run)
     outcome.name, outcome.notes = loaded.configuration.name, loaded.notes
     if not means.claim(loaded.folder):
         return False
@@ -100,7 +98,7 @@ def _pass(project: Project, run: Run, means: Means, outcome: Outcome, held: Sequ
         credentials.remove(scene.docker_config)
     try:
         _work(scene, loaded)
-        _is_news(scene.folder, run, scene.settings, None)
+        told.over(scene.folder, run)
     except RbuildError as error:
         _tell_early(scene, error)
         raise
@@ -120,10 +118,12 @@ def _tell_early(scene: Scene, error: RbuildError) -> None:
             else "an earlier run was cut off here, which is not put right yet"
         )
     if scene.begun:
-        _is_news(scene.folder, run, settings, None)
+        told.over(scene.folder, run)
     # Where the checkout was put back, the new commit waits by itself.
     elif isinstance(error, ProjectError | HalfMoved) and not scene.restored:
-        is_news = _is_news(scene.folder, run, settings, error, anyway=outcome.touched)
+        assert scene.loaded
+        subject = told.of_loaded(scene.loaded, settings, run)
+        is_news = told.once(subject, run, error, anyway=outcome.touched)
         if is_news and "on-failure" in settings.hooks:
             outcome.outcome = "failed"
             with suppress(StateError):
@@ -372,7 +372,7 @@ def _rescue_unread(
     """
     if run.dry_run:
         return
-    for folder, known in _spelt(project, run):
+    for folder, known in record.known_as(run.store, project.paths, project.spelling):
         if not rescue.is_torn(known) or not means.claim(folder):
             continue
         view = known.views[project.spelling]
@@ -388,37 +388,6 @@ def _rescue_unread(
             _back_to_what_ran(scene)
         finally:
             scene.log.close()
-
-
-def _spelt(project: Project, run: Run) -> Iterator[tuple[str, Record]]:
-    """State folders and records of the projects that this spelling has named so far."""
-    for folder, known in record.at_paths(run.store, *project.paths):
-        if project.spelling in known.views:
-            yield folder, known
-
-
-def _is_news(
-    folder: str, run: Run, settings: Settings, error: RbuildError | None, *, anyway: bool = False
-) -> bool:
-    """Remember what is wrong with a project before there is an update of it; None for nothing.
-
-    Each run looks anew, which costs little. Gives whether it is to be told now; raises Deferred
-    if it was, within the build period. It is told `anyway` where there is more to be told.
-    """
-    if run.dry_run:
-        return False
-    if error is None:
-        checks.clear(folder)
-        return False
-    now = turn(run)
-    text = "\n".join(filter(None, (error.message, error.detail)))
-    is_known = checks.was_told(folder, text, now, settings.build_period)
-    if is_known and not (run.forced or anyway):
-        raise Deferred(error.message, hint=error.hint, detail=error.detail) from None
-    with suppress(StateError):
-        run.store.make(folder)
-        checks.tell(folder, text, now)
-    return True
 
 
 def _outcome_of(error: RbuildError) -> str:

@@ -197,7 +197,7 @@ def _stand(project: Project, run: Run) -> Standing:
             problem=_wrong(told) if told.wrong else None,
             moves=found,
         )
-    for folder in run.store.folders(*project.paths):
+    for folder in (*run.store.folders(*project.paths), run.store.unread(project.spelling)):
         told = checks.read(folder)
         if told.wrong and record.read(folder) is None:
             standing.problem = _wrong(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -1474,18 +1475,43 @@ def test_a_setting_that_cannot_be_is_told_once(updated: Site) -> None:
     assert [updated.run(after=60).exit_code for _ in range(3)] == [1, 75, 75]
 
 
-def test_what_compose_refuses_is_news_by_what_it_says(
+def test_what_compose_refuses_is_news_by_the_files_and_not_by_its_words(
     updated: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = ["services.web: no"]
+    said = itertools.cycle(["services.web: no", "services.db: no"])
 
     def render(self: Fake, target: Any, **_: Any) -> Any:
-        raise InputError("Compose refuses this project", detail=said[-1])
+        raise InputError("Compose refuses this project", detail=next(said))
 
     updated.edit("compose.yml", "services: {}\n# changed\n")
     monkeypatch.setattr(Fake, "render", render)
+    assert [updated.run(after=60).exit_code for _ in range(4)] == [1, 75, 75, 75]
+    # Files that are still wrong after an edit are news.
+    updated.edit("compose.yml", "services: {}\n# changed again\n")
     assert [updated.run(after=60).exit_code for _ in range(2)] == [1, 75]
-    said.append("volumes: no")
+    updated.edit(".env", "A=1\n")
+    assert [updated.run(after=60).exit_code for _ in range(2)] == [1, 75]
+
+
+def test_a_new_project_that_cannot_be_read_is_told_once_a_build_period(site: Site) -> None:
+    before = broken(site)
+    assert [site.run(after=60).exit_code for _ in range(3)] == [1, 75, 75]
+    assert site.run(after=60, dry_run=True).exit_code == 1
+    assert site.run(after=60, forced=True).exit_code == 1
+    mended(site, "services: [ [\n")
+    assert [site.run(after=60).exit_code for _ in range(2)] == [1, 75]
+    assert site.run(after=DAY).exit_code == 1
+    assert len(site.store.all()) == 1
+    mended(site, before)
+    assert site.run(after=60).outcome == "updated"
+    assert [Path(one).name[:5] for one in site.store.all()] == ["site-"]
+
+
+def test_an_included_file_that_stays_broken_is_news_when_it_is_edited(updated: Site) -> None:
+    updated.edit("compose.yml", "include: [other.yml]\n")
+    updated.edit("other.yml", "services: [\n")
+    assert [updated.run(after=60).exit_code for _ in range(2)] == [1, 75]
+    updated.edit("other.yml", "services: [\n# more\n")
     assert [updated.run(after=60).exit_code for _ in range(2)] == [1, 75]
 
 

@@ -222,6 +222,22 @@ def test_a_new_project_that_could_not_be_worked_is_told(site: Site) -> None:
     assert "could not work on it: Dockerfile: no\n" in text
 
 
+def test_a_new_project_that_could_not_be_read_is_told(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "compose.yml").write_text("services: [\n")
+    site.path = str(tmp_path / "new")
+    folder = site.store.unread(site.path)
+    site.store.make(folder)
+    checks.tell(folder, "compose.yml:2:1: no", "key", time.time())
+    code, text = said(site)
+    assert code == 1
+    assert "could not work on it: compose.yml:2:1: no\n" in text
+    assert "could not work on it" not in said(site, str(tmp_path / "site"))[1].partition("new")[0]
+    checks.forget(folder)
+    assert not Path(folder).exists()
+    assert said(site)[0] == 0
+
+
 def test_a_run_that_was_cut_off_is_told(site: Site) -> None:
     site.record.underway = {"since": "2026-11-01T03:00:00.000Z", "step": "bring up web",
                             "touched": True}  # fmt: skip

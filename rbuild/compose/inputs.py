@@ -11,6 +11,7 @@ import os
 import re
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from rbuild.compose.envfile import Assignment, assignments
@@ -91,15 +92,7 @@ def walk(folder: str, files: Sequence[str], environ: Mapping[str, str]) -> Input
     Raises InputError for a compose file that can't be read or isn't YAML.
     """
     found = _Walk()
-    main, scope = _main_files(found, folder, files, environ)
-    for path in main:
-        found.add_compose_file(path)
-    try:
-        scope = replace(scope, env={"COMPOSE_PROJECT_NAME": found.name(main, scope), **scope.env})
-        for path in main:
-            found.model(path, scope, ())
-    except RecursionError:
-        raise InputError(f"{folder}: include or extends goes too deep") from None
+    main = _look_at_all(found, folder, files, environ)
     for name in AMBIENT_VARIABLES + (() if files else CHOOSING_VARIABLES):
         found.variables.setdefault(name, Variable(name, False, ""))
     return Inputs(
@@ -110,6 +103,32 @@ def walk(folder: str, files: Sequence[str], environ: Mapping[str, str]) -> Input
         dotenv=frozenset(found.dotenv),
         remote=tuple(found.remote),
     )
+
+
+def looked_at(
+    folder: str, files: Sequence[str], environ: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """The paths and the variables of a project's inputs, as far as a walk of them gets."""
+    found = _Walk()
+    with suppress(InputError):
+        _look_at_all(found, folder, files, environ)
+    return [*found.paths], [*found.variables, *AMBIENT_VARIABLES, *CHOOSING_VARIABLES]
+
+
+def _look_at_all(
+    found: _Walk, folder: str, files: Sequence[str], environ: Mapping[str, str]
+) -> list[str]:
+    """Walk a project's files; gives the main ones. Raises InputError."""
+    main, scope = _main_files(found, folder, files, environ)
+    for path in main:
+        found.add_compose_file(path)
+    try:
+        scope = replace(scope, env={"COMPOSE_PROJECT_NAME": found.name(main, scope), **scope.env})
+        for path in main:
+            found.model(path, scope, ())
+    except RecursionError:
+        raise InputError(f"{folder}: include or extends goes too deep") from None
+    return main
 
 
 def _main_files(

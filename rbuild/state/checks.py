@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from rbuild.errors import RbuildError
 from rbuild.state.record import CHECKS, write_private
-
-# How Compose begins its warnings, off a terminal.
-_COMPOSE_TIME = re.compile(r'time="[^"]*"')
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,8 @@ class Checks:
     """What was wrong with the project before there was an update, as it was told."""
     wrong_told: float = 0.0
     """When, in epoch seconds."""
+    wrong_key: str = ""
+    """What it is known by: words may vary (see `told`)."""
 
 
 def read(folder: str) -> Checks:
@@ -50,6 +49,7 @@ def read(folder: str) -> Checks:
         and isinstance(found.wrong_told, float)
         and isinstance(found.git_error, str)
         and isinstance(found.wrong, str)
+        and isinstance(found.wrong_key, str)
     )
     return found if sound else Checks()
 
@@ -62,16 +62,18 @@ def write(folder: str, checks: Checks) -> None:
         return
 
 
-def was_told(folder: str, wrong: str, now: float, period: int) -> bool:
+def was_told(folder: str, key: str, now: float, period: int) -> bool:
     """Whether the same was wrong with the project, and was told within `period` seconds."""
     before = read(folder)
-    same = _COMPOSE_TIME.sub("", before.wrong) == _COMPOSE_TIME.sub("", wrong)
-    return same and 0 <= now - before.wrong_told < period
+    return bool(before.wrong) and before.wrong_key == key and 0 <= now - before.wrong_told < period
 
 
-def tell(folder: str, wrong: str, now: float) -> None:
-    """Remember that this is wrong with the project, and told now (epoch seconds)."""
-    write(folder, replace(read(folder), wrong=wrong, wrong_told=now))
+def tell(folder: str, wrong: str, key: str, now: float) -> None:
+    """Remember that this is wrong with the project, and told now (epoch seconds).
+
+    It is known by `key` from now on.
+    """
+    write(folder, replace(read(folder), wrong=wrong, wrong_key=key, wrong_told=now))
 
 
 def clear(folder: str) -> None:
@@ -79,3 +81,10 @@ def clear(folder: str) -> None:
     before = read(folder)
     if before.wrong:
         write(folder, replace(before, wrong=""))
+
+
+def forget(folder: str) -> None:
+    """Nothing is to be remembered; a folder that held nothing else goes as well."""
+    with suppress(OSError):
+        os.unlink(os.path.join(folder, CHECKS))
+        os.rmdir(folder)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -156,6 +156,13 @@ class Store:
             self._listing = listing
         return listing
 
+    def unread(self, spelling: str) -> str:
+        """Where is remembered what is wrong with a project that no record knows by this spelling.
+
+        No Compose project has an empty name.
+        """
+        return self.path("", spelling)
+
     def make(self, path: str) -> None:
         """Make a state folder, private, if it isn't there. Raises StateError."""
         try:
@@ -187,6 +194,13 @@ def at_paths(store: Store, *paths: str) -> Iterator[tuple[str, Record]]:
         except RbuildError:
             continue
         if known:
+            yield folder, known
+
+
+def known_as(store: Store, paths: Sequence[str], spelling: str) -> Iterator[tuple[str, Record]]:
+    """Of these, the ones that this spelling has named so far. Raises StateError."""
+    for folder, known in at_paths(store, *paths):
+        if spelling in known.views:
             yield folder, known
 
 
