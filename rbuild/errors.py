@@ -58,6 +58,17 @@ class NotInRegistry(PullError):
     """A registry answered that it doesn't have the image, or not for us."""
 
 
+class AbsentError(EngineError):
+    """Something of somebody else's that services need is not there; nothing was touched."""
+
+    def __init__(
+        self, message: str, *, hint: str = "", detail: str = "", things: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.things = things
+        """What it is, as `Engine.absent` takes it."""
+
+
 class UpError(EngineError):
     """`up` failed or did not end in time; containers may have been touched."""
 

@@ -301,6 +301,8 @@ def _respect_failure(scene: Scene, loaded: Loaded, *, stale: bool) -> None:
     if not stale and failed["kind"] != failure.LEFT:
         # The files are again what runs.
         return
+    if scene.is_there_now(failed):
+        return
     bases_now = scene.engine.images(list(failed["bases"])) if failed["bases"] else {}
     waits = failure.waiting(
         failed,

@@ -48,6 +48,7 @@ class Fake:
     pulls: Callable[[], None] = lambda: None
     holders: dict[int, list[str]] = field(default_factory=dict)
     untaggable: str = ""
+    missing: set[str] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     told_to_stop: frozenset[str] = frozenset()
     remembers: bool = True
@@ -69,6 +70,9 @@ class Fake:
     def containers(self, project: str) -> list[Container]:
         assert project == "p"
         return list(self.shown())
+
+    def absent(self, things: Sequence[str]) -> list[str]:
+        return [one for one in things if one in self.missing]
 
     def publishers(self, port: Port) -> list[str]:
         return self.holders.get(port.number, [])

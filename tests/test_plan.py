@@ -15,7 +15,8 @@ from rbuild.errors import ProjectError
 from rbuild.settings import Given
 from rbuild.updates import plan
 from rbuild.updates.health import Expectation
-from rbuild.updates.plan import Build, Free, Gate, Keep, Observed, Plan, Pull, Push, Require, Up
+from rbuild.updates.plan import Observed, Plan
+from rbuild.updates.step import Build, Find, Free, Gate, Hook, Keep, Pull, Push, Require, Up
 
 STAMP = "20261121T030000Z"
 NOTHING = Bases((), (), ())
@@ -583,6 +584,27 @@ def test_ports_that_the_project_holds_need_not_be_free() -> None:
     assert only(stays, Free).ports == (("web", Port(443)), ("db", Port(5432)))
     stays = make(services, containers=containers, left={"web": "paused"})
     assert set(only(stays, Free).own) == {"p-db-1", "p-old-1"}
+
+
+def test_what_others_make_is_looked_for_before_all_but_a_hook_that_may_make_it() -> None:
+    services = {
+        "web": {"network_mode": "proxy"}, "db": {"network_mode": "proxy", "pid": "container:x"}
+    }  # fmt: skip
+    made = make(services)
+    assert isinstance(made.steps[0], Find)
+    assert [(one.thing, one.services) for one in made.steps[0].uses] == [
+        ("network proxy", ("web", "db")), ("running container x", ("db",))
+    ]  # fmt: skip
+    assert str(made.steps[0]).endswith("is there: network proxy, running container x")
+    # Not for what is left alone.
+    left = make(services, containers=[box("db")], left={"db": "manual"})
+    assert [(one.thing, one.services) for one in only(left, Find).uses] == [
+        ("network proxy", ("web",))
+    ]  # fmt: skip
+    services["web"]["ports"] = [{"published": "80"}]  # type: ignore[assignment]
+    made = make(services, hooks={"before-update": Given(("dump",), "c")})
+    assert [type(step) for step in made.steps[:3]] == [Free, Hook, Find]
+    assert not [step for step in make(services, up=False).steps if isinstance(step, Find)]
 
 
 # What is expected

@@ -233,6 +233,25 @@ def test_a_file_that_is_put_back_forgets_the_failure(bad: Site) -> None:
     bad.is_whole()
 
 
+def test_what_failed_for_want_of_anothers_network_is_tried_as_soon_as_that_is_there(
+    updated: Site,
+) -> None:
+    web = updated.world.config["services"]["web"]
+    updated.world.config["networks"] = {"front": {"name": "proxy", "external": True}}
+    web["networks"] = {"front": None}
+    before = updated.save()
+    outcome = updated.run()
+    assert (outcome.outcome, outcome.touched) == ("failed", False)
+    assert outcome.error
+    assert outcome.error.message == "service web: network proxy (networks.front) is not there"
+    assert unchanged(updated, before)
+    assert updated.run().outcome == "deferred"
+    updated.world.others = {"network proxy"}
+    assert updated.run(dry_run=True).outcome == "planned"
+    assert updated.run().outcome == "updated"
+    updated.ends_fresh()
+
+
 def test_a_changed_configuration_is_taken_back_to_the_one_that_ran(bad: Site) -> None:
     """What was kept is told by the containers, which are not made anew in vain."""
     ran = {one.name: one.config_hash for one in bad.world.boxes if one.service != "migrate"}

@@ -22,7 +22,7 @@ from rbuild.decisions.sequence import Node, arrange, of_configuration, of_record
 from rbuild.errors import ProjectError
 from rbuild.process import Stop
 from rbuild.report import Outcome
-from rbuild.state import record
+from rbuild.state import generation, record
 from rbuild.state.record import Record, Store
 
 APP, BASE = "docker.io/library/app:latest", "docker.io/library/base:latest"
@@ -182,9 +182,10 @@ def test_a_project_by_its_files() -> None:
                 "same": {"image": "app"}, "cloud": {"provider": {}}}  # fmt: skip
     found = of_configuration(configuration(services))
     assert found.name == "site"
-    assert found.makes == {
+    assert {one for one in found.makes if " " not in one} == {
         APP, "docker.io/library/app:1", "docker.io/library/site-base:latest"
     }  # fmt: skip
+    assert {"container site-web-1", "container site-db-1"} <= found.makes
     assert found.rests == {
         "docker.io/library/debian:12", "docker.io/library/tool:latest",
     }  # fmt: skip
@@ -211,6 +212,49 @@ def test_who_runs_what_another_builds_comes_after_it_where_that_is_no_circle() -
     d, e = Node("d", frozenset("p"), frozenset("q")), Node("e", frozenset("q"), frozenset("p"))
     keys, circles, _ = order({"a": a, "b": b, "d": d, "e": e})
     assert (keys, [{*one} for one in circles]) == (["a", "b"], [{"d", "e"}])
+
+
+def uses(makes: str, uses: str, **more: Any) -> Node:
+    names = (frozenset(filter(None, text.split(","))) for text in (makes, uses))
+    return Node("n", next(names), uses=next(names), **more)
+
+
+def test_who_uses_what_another_makes_comes_after_it_where_that_is_no_circle() -> None:
+    app, proxy = uses("", "network front"), uses("network front,volume data", "")
+    assert order({"app": app, "proxy": proxy})[0] == ["proxy", "app"]
+    # Either can only be the second: what else they wait for is waited for all the same.
+    proxy = uses("network front", "network back", runs=frozenset(["image"]))
+    app = uses("network back", "network front,volume data")
+    data, maker = uses("volume data", ""), Node("n", frozenset(["image"]))
+    found, circles, wait = order({"app": app, "proxy": proxy, "data": data, "maker": maker})
+    assert circles == []
+    assert wait == {"app": ["data"], "proxy": ["maker"], "data": [], "maker": []}
+    assert found.index("data") < found.index("app")
+    # An image counts for more than a network.
+    one = uses("network one", "", runs=frozenset(["image"]))
+    maker = uses("image", "network one")
+    assert order({"one": one, "maker": maker})[0] == ["maker", "one"]
+
+
+@given(graphs(), graphs())
+def test_what_is_only_used_makes_no_circle(
+    rests: dict[int, list[int]], more: dict[int, list[int]]
+) -> None:
+    def named(wait: Mapping[int, list[int]], key: int) -> frozenset[str]:
+        return frozenset(map(str, wait.get(key, ())))
+
+    keys = {*rests, *more}
+    nodes = {
+        key: Node("n", frozenset([str(key)]), named(rests, key), uses=named(more, key))
+        for key in keys
+    }
+    found, circles, wait = order(nodes)
+    assert circles == order({key: one._replace(uses=frozenset()) for key, one in nodes.items()})[1]
+    assert {*found} == keys - {key for circle in circles for key in circle}
+    both = {key: [*rests.get(key, ()), *more.get(key, ())] for key in keys}
+    for key in {*more} - within_circles(both):
+        # Outside of circles, all is kept to.
+        assert {*more[key]} <= {*wait[key]}
 
 
 # Projects and records
@@ -280,6 +324,25 @@ def test_a_project_is_told_by_its_record_and_others_count_by_their_folder(host: 
     assert waits(found)[web.spelling] == [host.folder("maker")]
 
 
+def test_a_project_that_is_worked_is_told_by_what_runs_as_well(host: Host) -> None:
+    app, maker = host.known("app"), host.known("maker")
+    host.known("other")
+    running = {
+        "app": {"services": {"app": {"network_mode": "container:vpn"}}},
+        "maker": {"services": {"vpn": {"container_name": "vpn"}}},
+        "other": {"services": {"vpn": {"container_name": "vpn"}}},
+    }
+    for name, one in running.items():
+        path = Path(host.folder(name), generation.RUNNING)
+        generation.write_configuration(str(path), {"name": name, **one})
+    found = host.nodes(app, maker)
+    assert found[app.spelling].uses == {"container vpn"}
+    assert waits({key: one._replace(rests=one.uses) for key, one in found.items()}) == {
+        app.spelling: [maker.spelling], maker.spelling: [], host.folder("other"): []
+    }  # fmt: skip
+    assert host.read == []
+
+
 def test_a_project_that_is_new_or_looks_changed_is_read(host: Host) -> None:
     changed = host.known("changed", makes=APP)
     seen: dict[str, Any] = {"paths": {"/absent": [1]}, "variables": {}, "settings": {}}
@@ -292,7 +355,7 @@ def test_a_project_that_is_new_or_looks_changed_is_read(host: Host) -> None:
     found = host.nodes(changed, new)
     assert host.read == ["changed", "new"]
     # Not by what its record still says.
-    assert found[changed.spelling].makes == {BASE}
+    assert {one for one in found[changed.spelling].makes if " " not in one} == {BASE}
     assert host.folder("changed") not in found
     assert waits(found) == {changed.spelling: [], new.spelling: [changed.spelling]}
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rbuild.compose.externals import External
 from rbuild.compose.project import Target
 from rbuild.docker.engine import Healthcheck, Image, Port
 from rbuild.errors import (
+    AbsentError,
     Deferred,
     EngineError,
     HookError,
@@ -25,6 +28,7 @@ from rbuild.updates.health import Expectation
 from rbuild.updates.step import (
     Build,
     Drop,
+    Find,
     Free,
     Gate,
     Hook,
@@ -222,6 +226,23 @@ def test_a_udp_port() -> None:
         assert not is_taken(Port(number, "127.0.0.1", "sctp"))
 
 
+# What others make
+
+FRONT = External("network", "proxy", ("web", "db"), "networks.front")
+VPN = External("running container", "vpn", ("web",), "services.web.network_mode")
+
+
+def test_what_is_missing_is_named_with_what_to_do() -> None:
+    run(Find((FRONT, VPN)), work(Fake()))
+    with pytest.raises(AbsentError) as caught:
+        run(Find((FRONT, VPN)), work(Fake(missing={FRONT.thing, VPN.thing})))
+    error = caught.value
+    assert error.message == "services web, db: network proxy (networks.front) is not there"
+    assert error.detail == "service web: container vpn (services.web.network_mode) does not run"
+    assert "`docker network create proxy; docker start vpn`" in error.hint
+    assert error.things == (FRONT.thing, VPN.thing)
+
+
 # Up
 
 
@@ -273,6 +294,11 @@ def test_a_failing_up_that_changed_nothing_has_touched_nothing() -> None:
         run(Up(("web",), ()), job)
     assert not job.touched
     assert caught.value.hint == ""
+    # What a service uses that is left alone, Compose may look for as well.
+    job.configuration = replace(job.configuration, uses=(FRONT,))
+    engine.missing = {FRONT.thing}
+    with pytest.raises(AbsentError):
+        run(Up(("web",), ()), job)
 
 
 def test_a_failing_up_that_has_told_something_to_stop_has_touched(clock: Clock) -> None:

@@ -103,6 +103,8 @@ class World:
     """Containers that were told to stop: when, and how many looks it still takes."""
     forgets_after: int = 1000
     """Looks at what was told to stop, after which other events have pushed that out."""
+    others: set[str] = field(default_factory=set)
+    """What others have made, as `network NAME` and the like."""
     made: int = 0
     calls: int = 0
 
@@ -227,6 +229,10 @@ class Fake:
     def details(self, containers: Sequence[str]) -> dict[str, dict[str, Any]]:
         self._call("details")
         return {one.id: shown(one) for one in self.world.boxes if one.id in containers}
+
+    def absent(self, things: Sequence[str]) -> list[str]:
+        self._call("absent")
+        return [one for one in things if one not in self.world.others]
 
     def publishers(self, port: Any) -> list[str]:
         return []

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from rbuild.compose import externals
+from rbuild.compose.externals import External
 from rbuild.docker.engine import STOP_GRACE, Healthcheck, Port
 from rbuild.errors import ProjectError
 from rbuild.settings import FILE_KEYS, BadValue, switch
@@ -66,6 +68,10 @@ class Configuration:
     services: Mapping[str, Service]
     separator: str = "-"
     """What stands between the names of project and service where an image has no other name."""
+    uses: tuple[External, ...] = ()
+    """What the services use of others' networks, volumes and containers."""
+    makes: frozenset[str] = frozenset()
+    """The networks, volumes and containers that the project makes (see `externals.makes`)."""
 
     @property
     def built_images(self) -> frozenset[str]:
@@ -94,17 +100,23 @@ def parse(
         for dependency, condition in _depends_on(service).items()
         if condition == "service_completed_successfully"
     }
+    owners = externals.owners(config)
     parsed = {
-        key: _service(
-            f"{name}{separator}{key}",
-            key,
-            value,
-            key in awaited,
-            _Place(f"{where}: services.{key}", key, lines or {}),
+        key: replace(
+            _service(
+                f"{name}{separator}{key}",
+                key,
+                value,
+                key in awaited,
+                _Place(f"{where}: services.{key}", key, lines or {}),
+            ),
+            shares=_shares(key, value, owners),
         )
         for key, value in services.items()
     }
-    return Configuration(name, parsed, separator)
+    return Configuration(
+        name, parsed, separator, uses=externals.uses(config), makes=externals.makes(config)
+    )
 
 
 def separator(config: Mapping[str, Any], images: Iterable[str]) -> str:
@@ -181,8 +193,6 @@ def _service(
 ) -> Service:
     own = _own_settings(data.get("x-rbuild"), place)
     deploy = data.get("deploy") or {}
-    replicas = deploy.get("replicas")
-    scale = data.get("scale", replicas if replicas is not None else 1)
     check = data.get("healthcheck") or {}
     disabled = bool(check.get("disable")) or check.get("test") in (["NONE"], "NONE")
     return Service(
@@ -191,7 +201,7 @@ def _service(
         build=data.get("build"),
         pull_policy=data.get("pull_policy", ""),
         platform=data.get("platform", ""),
-        scale=int(scale),
+        scale=externals.scale(data),
         restart=data.get("restart") or _deploy_restart(deploy),
         depends_on=_depends_on(data),
         healthcheck=None
@@ -216,11 +226,6 @@ def _service(
             if isinstance(one, dict) and one.get("restart")
         ),
         is_named=bool(data.get("image")),
-        shares=tuple(
-            value.removeprefix("service:")
-            for value in (data.get(kind) or "" for kind in ("network_mode", "pid", "ipc"))
-            if value.startswith("service:")
-        ),
         ports=tuple(
             Port(int(one["published"]), one.get("host_ip", ""), one.get("protocol", "tcp"))
             for one in data.get("ports") or ()
@@ -260,6 +265,18 @@ def _own_settings(data: Any, place: _Place) -> Mapping[str, Any]:
         return {**data, "one-shot": switch(as_flag(data["one-shot"]))}
     except BadValue as bad:
         raise ProjectError(f"{place.of('one-shot')}: one-shot: {bad}") from None
+
+
+def _shares(name: str, data: Mapping[str, Any], owners: Mapping[str, str]) -> tuple[str, ...]:
+    """The services in whose namespaces a service lives; `owners` are those of containers."""
+    found: dict[str, None] = {}
+    for mode in externals.MODES:
+        kind, _, owner = (data.get(mode) or "").partition(":")
+        if kind == "service":
+            found[owner] = None
+        elif kind == "container" and owner in owners:
+            found[owners[owner]] = None
+    return tuple(one for one in found if one != name)
 
 
 def _depends_on(service: Mapping[str, Any]) -> dict[str, str]:

@@ -1,46 +1,78 @@
-"""In which order projects are worked: who builds an image comes before who rests on it."""
+"""In which order projects are worked: who builds an image comes before who rests on it, who makes
+a network, a volume or a container before who uses it as somebody else's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
-from rbuild.compose import bases, fingerprint
+from rbuild.compose import bases, externals, fingerprint
 from rbuild.compose.configuration import Configuration
+from rbuild.compose.externals import External
 from rbuild.compose.loading import Loaded
 from rbuild.compose.project import Project
 from rbuild.decisions.glance import Run
 from rbuild.docker.reference import qualified
 from rbuild.errors import RbuildError
-from rbuild.state import record
+from rbuild.state import generation, record
 from rbuild.state.record import Record
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 class Node(NamedTuple):
-    """A project as far as its order matters: qualified names of what it builds, of what its
-    builds rest on, and of what it runs as somebody else has built it."""
+    """A project as far as its order matters: qualified names of images that it builds, of those
+    that its builds rest on, and of those that it runs as somebody else has built them; the
+    networks, volumes and containers that it makes, and those that it uses of others."""
 
     name: str
     makes: frozenset[str] = frozenset()
     rests: frozenset[str] = frozenset()
     runs: frozenset[str] = frozenset()
+    uses: frozenset[str] = frozenset()
 
 
 def order(nodes: Mapping[Key, Node]) -> tuple[list[Key], list[list[Key]], dict[Key, list[Key]]]:
     """All that can be worked, in order; circles; and for each whom it waits for.
 
     Only builds that rest on each other make a circle. Who runs what another builds comes after it
-    where that is no circle.
+    where that is no circle, and so does, where that is none, who uses what another makes.
     """
-    builds = waits(nodes)
-    _, circles = arrange(builds)
-    both = waits({key: node._replace(rests=node.rests | node.runs) for key, node in nodes.items()})
-    _, mutual = arrange(both)
-    turning = {key for circle in mutual for key in circle}
-    wait = {key: builds[key] if key in turning else both[key] for key in nodes}
+    wait = waits(nodes)
+    _, circles = arrange(wait)
+    for also in ("runs", "uses"):
+        more = waits({key: one._replace(rests=getattr(one, also)) for key, one in nodes.items()})
+        wait = _widened(wait, more)
     return arrange(wait)[0], circles, wait
+
+
+def _widened(
+    wait: Mapping[Key, Sequence[Key]], more: Mapping[Key, Sequence[Key]]
+) -> dict[Key, list[Key]]:
+    """For each whom it waits for, with those of `more` that don't wait for it in turn."""
+    both = {key: list(dict.fromkeys([*others, *more[key]])) for key, others in wait.items()}
+    doubtful = {*_left_over(both)}
+    behind = {
+        one: _all_that_precede(one, both)
+        for one in {*chain.from_iterable(more.values())} & doubtful
+    }
+    return {
+        key: [one for one in others if one in wait[key] or key not in behind.get(one, ())]
+        for key, others in both.items()
+    }
+
+
+def _all_that_precede(start: Key, wait: Mapping[Key, Sequence[Key]]) -> set[Key]:
+    """All that one waits for, at last."""
+    found: set[Key] = set()
+    todo = [start]
+    while todo:
+        more = {*wait.get(todo.pop(), ())} - found
+        found |= more
+        todo += more
+    return found
 
 
 def waits(nodes: Mapping[Key, Node]) -> dict[Key, list[Key]]:
@@ -145,6 +177,8 @@ def nodes(
         if known:
             mine.add(folder)
         node = of_record(known) if known else Node(project.path)
+        if known and not alone:
+            node = _with_externals(node, folder)
         if not alone and (known is None or _looks_changed(known, project, run)):
             try:
                 loaded = load(project)
@@ -177,10 +211,28 @@ def of_configuration(configuration: Configuration) -> Node:
         needs = ()
     return Node(
         configuration.name,
-        makes,
+        makes | configuration.makes,
         frozenset(qualified(one.reference) for one in needs) - makes,
         frozenset(images) - makes,
+        _names(configuration.uses),
     )
+
+
+def _with_externals(node: Node, folder: str) -> Node:
+    """A project by its record, with what the configuration that runs says of networks and the like.
+
+    Only worth it for projects that are worked: of the others, nothing is about to be made.
+    """
+    running, _ = generation.read_configuration(os.path.join(folder, generation.RUNNING))
+    if running is None:
+        return node
+    makes = node.makes | externals.makes(running)
+    return node._replace(makes=makes, uses=_names(externals.uses(running)))
+
+
+def _names(uses: Iterable[External]) -> frozenset[str]:
+    """As those who make them are told."""
+    return frozenset(one.thing.removeprefix("running ") for one in uses)
 
 
 def _record_of(project: Project, run: Run) -> tuple[Record | None, str]:

@@ -114,6 +114,8 @@ class EngineInfo:
     """The version of Compose that talks to it."""
     root: str = ""
     """The folder on its machine where it keeps what it has; empty if it doesn't tell."""
+    swarm: bool = False
+    """Whether it is part of a swarm."""
 
 
 class Member(NamedTuple):
@@ -177,6 +179,10 @@ class Engine(Protocol):
 
     def details(self, containers: Sequence[str]) -> dict[str, dict[str, Any]]:
         """All that `docker inspect` says of the containers of these IDs that exist."""
+
+    def absent(self, things: Sequence[str]) -> list[str]:
+        """Which of these are not there, each `network NAME`, `volume NAME`, `container NAME` or
+        `running container NAME`. Of networks, nobody can tell in a swarm: none is."""
 
     def publishers(self, port: Port) -> list[str]:
         """Names of the running containers that hold this port."""

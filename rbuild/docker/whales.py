@@ -24,7 +24,7 @@ from python_on_whales.client_config import ClientNotFoundError
 from python_on_whales.exceptions import DockerException
 
 from rbuild import process
-from rbuild.compose import rendering
+from rbuild.compose import externals, rendering
 from rbuild.compose.project import Target
 from rbuild.docker import inspected
 from rbuild.docker.engine import Container, EngineInfo, Image, Member, Port, Stopping
@@ -127,6 +127,7 @@ class Whales:
             here=info.get("Name") == socket.gethostname(),
             compose=compose,
             root=str(info.get("DockerRootDir") or ""),
+            swarm=(info.get("Swarm") or {}).get("LocalNodeState") == "active",
         )
         return self._info
 
@@ -234,6 +235,40 @@ class Whales:
         """See `engine.Engine.details`."""
         found = self._inspect("container", containers, dict)
         return {one["Id"]: one for one in found}
+
+    def absent(self, things: Sequence[str]) -> list[str]:
+        """See `engine.Engine.absent`."""
+        kinds: dict[str, list[str]] = {}
+        for thing in dict.fromkeys(things):
+            kind, _, name = thing.rpartition(" ")
+            kinds.setdefault(kind, []).append(name)
+        here = {kind: self._present(kind, names) for kind, names in kinds.items()}
+        return [f"{kind} {name}" for kind, names in kinds.items() for name in names
+                if name not in here[kind]]  # fmt: skip
+
+    def _present(self, kind: str, names: Sequence[str]) -> set[str]:
+        """Those of the names that things of a kind have."""
+        if kind == externals.NETWORK:
+            if self._info and self._info.swarm:
+                # A node knows only those of the swarm's networks that are used on it.
+                return {*names}
+            # By exact name or ID, as Compose has it; `inspect` takes a part of an ID, too.
+            return {*self._lines(["network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}}"])}
+        if kind == externals.VOLUME:
+            result = self._query(["volume", "inspect", "--format", "{{.Name}}", "--", *names])
+            if result.timed_out:
+                raise _unreachable(result.tail)
+            # What a plugin doesn't tell, `up` will.
+            gone = "no such volume" in result.tail.lower()
+            return {*result.output.split()} if gone else {*names}
+        found = self._inspect("container", names, inspected.container)
+        return {
+            name
+            for one in found
+            if kind == externals.CONTAINER or one.state in ("running", "paused")
+            for name in names
+            if name == one.name or one.id.startswith(name)
+        }
 
     def publishers(self, port: Port) -> list[str]:
         """See `engine.Engine.publishers`."""

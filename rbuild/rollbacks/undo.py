@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from rbuild.docker.engine import Engine, Port
 from rbuild.errors import (
+    AbsentError,
     CutOff,
     Deferred,
     EngineError,
@@ -361,6 +362,7 @@ def _failure(
         log=scene.log.path,
         now=time.time(),
         build_period=scene.settings.build_period,
+        absent=error.things if isinstance(error, AbsentError) else (),
     )
 
 

@@ -34,13 +34,14 @@ def failed(
     log: str,
     now: float,
     build_period: int,
+    absent: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What a record keeps of a failure; `before` is what it kept until now.
 
     `inputs` is the digest of what was tried, `bases` what base images meant by then (name → ID),
     `digests` under what they and other images are known elsewhere (qualified name → digests),
     `commit` what the project's checkout was fast-forwarded to for it, `now` is in epoch seconds,
-    `build_period` in seconds.
+    `build_period` in seconds, `absent` is what was not there that somebody else makes.
     """
     again = (
         bool(before)
@@ -64,6 +65,7 @@ def failed(
         "next": "" if kind == LEFT else stamp(now + wait),
         "message": message,
         "log": log,
+        **({"absent": [*absent]} if absent else {}),
     }
 
 

@@ -403,6 +403,9 @@ def _check_failure(failed: Mapping[str, Any]) -> None:
     for digests in failed.get("digests", {}).values():
         if type(digests) is not list or not all(type(one) is str for one in digests):
             raise TypeError("failed")
+    absent = failed.get("absent", [])
+    if type(absent) is not list or not all(type(one) is str for one in absent):
+        raise TypeError("failed")
     if type(failed.get("commit", "")) is not str:
         raise TypeError("failed")
     _moment(failed["when"])

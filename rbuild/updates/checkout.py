@@ -54,7 +54,7 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
     try:
         if run.dry_run:
             ahead = source.ahead(place, stop=stop, timeout=GIT_TIMEOUT, may_move=True)
-            if ahead and not run.forced:
+            if ahead and not run.forced and not scene.is_there_now(held):
                 scene.held_back = failure.holds_back(held, ahead, scene.now)
             if ahead and not scene.held_back:
                 scene.more.append(Reason("source-moved", f"{scene.commit} → {ahead}"))
@@ -72,7 +72,7 @@ def advance(scene: Scene, load: Callable[[], Loaded]) -> None:
     except source.SourceError as error:
         _block(scene, error)
         return
-    if move and not run.forced:
+    if move and not run.forced and not scene.is_there_now(held):
         scene.held_back = failure.holds_back(held, move.new, scene.now)
     if not move or scene.held_back:
         return

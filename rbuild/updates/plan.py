@@ -15,7 +15,20 @@ from rbuild.docker.reference import kept, qualified, repository
 from rbuild.errors import ProjectError
 from rbuild.settings import Given
 from rbuild.updates.health import Expectation, stopped_by_hand
-from rbuild.updates.step import Build, Free, Gate, Hook, Keep, Pull, Push, Require, Step, Up, Watch
+from rbuild.updates.step import (
+    Build,
+    Find,
+    Free,
+    Gate,
+    Hook,
+    Keep,
+    Pull,
+    Push,
+    Require,
+    Step,
+    Up,
+    Watch,
+)
 
 IMAGE = "image of a service"
 # States in which a container has its ports.
@@ -206,6 +219,13 @@ def make(
         if strange:
             names = ", ".join(dict.fromkeys(one.name for one in strange))
             notes.append(f"orphans that are not of this project's files, not removed: {names}")
+        uses = [
+            one._replace(services=tuple(name for name in one.services if name in moving))
+            for one in configuration.uses
+            if not moving.keys().isdisjoint(one.services)
+        ]
+        if uses:
+            steps.insert(0, Find(tuple(uses)))
         going = [one for one in containers if one.service in moving or one in orphans]
         free = _free(wanted, going)
         if free.ports:

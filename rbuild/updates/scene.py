@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +157,11 @@ class Scene:
             # How far its clock is off, for one.
             engine.trust(self.info)
         return engine
+
+    def is_there_now(self, failed: Mapping[str, Any] | None) -> bool:
+        """Whether an update failed for lack of something of others that is there by now."""
+        absent = failed.get("absent", ()) if failed else ()
+        return bool(absent) and not self.engine.absent(absent)
 
     def still_held(self) -> dict[str, Any] | None:
         """The failure of a commit that waits, unless the upstream has gone on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rbuild.compose.externals import External
 from rbuild.compose.project import Target
 from rbuild.docker.engine import Container, Port
 from rbuild.updates.health import Expectation
@@ -89,6 +90,16 @@ class Free:
 
     def __str__(self) -> str:
         return f"make sure that ports are free: {', '.join(str(port) for _, port in self.ports)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """What others make must be there: `up` misses some of it only when containers are gone."""
+
+    uses: tuple[External, ...]
+
+    def __str__(self) -> str:
+        return f"make sure that what others make is there: {', '.join(o.thing for o in self.uses)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,5 +197,18 @@ class Start:
 
 
 Step = (
-    Hook | Free | Keep | Pull | Build | Push | Require | Up | Gate | Watch | Restore | Drop | Start
+    Hook
+    | Free
+    | Find
+    | Keep
+    | Pull
+    | Build
+    | Push
+    | Require
+    | Up
+    | Gate
+    | Watch
+    | Restore
+    | Drop
+    | Start
 )

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rbuild.compose.configuration import Configuration, longest_wait
+from rbuild.compose.externals import NETWORK, RUNNING, VOLUME
 from rbuild.compose.project import Target
 from rbuild.docker.engine import Container, Engine, Port
 from rbuild.docker.reference import pattern, untagged
-from rbuild.errors import EngineError, NotInRegistry, PullError, UpError
+from rbuild.errors import AbsentError, EngineError, NotInRegistry, PullError, UpError
 from rbuild.process import Log, Stop
 from rbuild.settings import Settings
 from rbuild.updates import gate, hook
 from rbuild.updates.step import (
     Build,
     Drop,
+    Find,
     Free,
     Gate,
     Hook,
@@ -37,6 +40,12 @@ from rbuild.updates.step import (
 SPARE = 5
 # Seconds beyond the time to stop that the engine gets for it.
 PATIENCE = 60.0
+# What a person types for what others make.
+_TYPED = {
+    NETWORK: "docker network create {}",
+    VOLUME: "docker volume create {}",
+    RUNNING: "docker start {}",
+}
 
 
 @dataclass
@@ -102,6 +111,8 @@ def run(step: Step, work: Work) -> None:
     match step:
         case Free():
             _free(step, work)
+        case Find():
+            _find(step, work)
         case Keep():
             _keep(step, work)
         case Pull():
@@ -182,6 +193,26 @@ def _free(step: Free, work: Work) -> None:
                 if holders
                 else "`ss -lntup` shows which; stop it, or publish another port",
             )
+
+
+def _find(step: Find, work: Work) -> None:
+    absent = work.engine.absent([one.thing for one in step.uses]) if step.uses else ()
+    if not absent:
+        return
+    lines, typed = [], []
+    for one in (one for one in step.uses if one.thing in absent):
+        who = f"service{'s' if len(one.services) > 1 else ''} {', '.join(one.services)}"
+        state = "does not run" if one.kind == RUNNING else "is not there"
+        lines.append(f"{who}: {one.kind.removeprefix('running ')} {one.name} ({one.key}) {state}")
+        typed += [_TYPED[one.kind].format(shlex.quote(one.name))] if one.kind in _TYPED else []
+    raise AbsentError(
+        lines[0],
+        detail="\n".join(lines[1:]),
+        hint="bring up the project that makes it"
+        + (f", or type `{'; '.join(typed)}`" if typed else "")
+        + "; the next run tries again as soon as it is there",
+        things=tuple(absent),
+    )
 
 
 def is_taken(port: Port) -> bool:
@@ -303,6 +334,9 @@ def _up(step: Up, work: Work) -> None:
             or bool(stopping.told)
             or not stopping.whole
         )
+        if not work.touched:
+            # Compose may look for what services use that are left alone, too.
+            _find(Find(work.configuration.uses), work)
         troubled = gate.troubled(work.containers, step.services)
         if troubled and {one.service for one in troubled} <= set(step.failing):
             # What waits for a service that has been failing all along; the gate will tell.

@@ -275,3 +275,89 @@ volumes: {{data: {{}}}}
     assert project.rbuild().code == 0
     assert [*ids(project)] == [f"{project.name}-new-1"]
     assert inside(f"{project.name}-new-1", "cat", "/data/last") == "well"
+
+
+def test_who_uses_a_network_or_volume_comes_after_who_makes_it(project: Project) -> None:
+    name, service = project.name, "image: $BASE, init: true, command: sleep 1000"
+    names = [f"{name}{one}" for one in "abc"]
+    project.write(
+        "a/compose.yml",
+        f"name: {name}a\nservices: {{a: {{{service}, networks: [front], volumes: ['data:/d']}}}}\n"
+        f"networks: {{front: {{name: {name}front}}}}\nvolumes: {{data: {{}}}}\n{SETTLE}",
+    )
+    project.write(
+        "b/compose.yml",
+        f"name: {name}b\nservices: {{b: {{{service}, networks: [x], volumes: ['data:/d']}}}}\n"
+        f"networks: {{x: {{external: true, name: {name}front}}}}\n"
+        f"volumes: {{data: {{external: true, name: {name}a_data}}}}\n{SETTLE}",
+    )
+    project.write(
+        "c/compose.yml",
+        f"name: {name}c\nservices: {{c: {{{service}, network_mode: 'container:{name}b-b-1'}}}}\n"
+        f"{SETTLE}",
+    )
+    try:
+        ran = project.rbuild(*"cba")
+        assert ran.code == 0, ran.err
+        assert [line.partition(":")[0] for line in ran.out.splitlines()] == names
+        # By their records, too, of projects that were taken down.
+        for one in "cba":
+            run(["docker", "compose", "--project-directory", one, "down", "-v"], project.folder)
+        ran = project.rbuild("--force-rebuild", "--jobs", "3", *"bca")
+        assert ran.code == 0, ran.err
+        assert [line.partition(":")[0] for line in ran.out.splitlines()] == names
+    finally:
+        for one in reversed(names):
+            clean_up(one)
+
+
+@pytest.mark.parametrize("kind", ["network", "volume", "mode", "container", "pid"])
+def test_what_others_make_is_waited_for_and_not_for_a_time(project: Project, kind: str) -> None:
+    thing = f"o{project.name}"
+    service, more, make, undo = {
+        "network": ("networks: [x]", f"networks: {{x: {{external: true, name: {thing}}}}}",
+                    ["network", "create", thing], ["network", "rm", thing]),
+        "volume": ("volumes: ['data:/x']", f"volumes: {{data: {{external: true, name: {thing}}}}}",
+                   ["volume", "create", thing], ["volume", "rm", thing]),
+        "mode": (f"network_mode: {thing}", "", ["network", "create", thing],
+                 ["network", "rm", thing]),
+        "container": (f"volumes_from: ['container:{thing}']", "",
+                      ["create", "--name", thing, project.base], ["rm", "-f", thing]),
+        "pid": (f"pid: 'container:{thing}'", "",
+                ["run", "-d", "--init", "--name", thing, project.base, "sleep", "1000"],
+                ["rm", "-f", thing]),
+    }[kind]  # fmt: skip
+    plain = "services: {web: {image: $BASE, init: true, command: sleep 1000}}\n"
+    project.write("compose.yml", f"{plain}{SETTLE}")
+    assert project.rbuild().code == 0
+    before = starts(project)
+    project.write("compose.yml", f"{plain.replace('1000', f'1000, {service}')}{more}\n{SETTLE}")
+    try:
+        ran = project.rbuild()
+        assert ran.code == 1, ran.err
+        what = {"mode": "network", "pid": "container"}.get(kind, kind)
+        assert f"service web: {what} {thing} (" in ran.err
+        assert "the project that makes it" in ran.err
+        assert "no container was touched" in ran.err
+        assert starts(project) == before
+        assert project.rbuild().code == 75
+        run(["docker", *make])
+        ran = project.rbuild()
+        assert ran.code == 0, ran.err
+        assert ids(project) != {name: one for name, (one, *_) in before.items()}
+    finally:
+        clean_up(project.name)
+        subprocess.run(["docker", *undo], capture_output=True)
+
+
+def test_a_network_that_no_service_uses_is_not_missed(either: Project) -> None:
+    either.write(
+        "compose.yml",
+        "services:\n"
+        "  web: {image: $BASE, init: true, command: sleep 1000}\n"
+        "  off: {image: $BASE, networks: [y], profiles: [off]}\n"
+        "networks: {x: {external: true, name: no-such-network}, y: {external: true}}\n"
+        f"volumes: {{x: {{external: true, name: no-such-volume}}}}\n{SETTLE}",
+    )
+    ran = either.rbuild()
+    assert ran.code == 0, ran.err
