@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import signal
 import socket
@@ -311,6 +312,46 @@ def test_what_a_registry_refuses(serve: Serve) -> None:
     ):
         server = serve(Reply(status))
         assert one(asker(), f"{server.address}/a:1").error == error.format(server.address)
+
+
+MANIFEST = b'{"schemaVersion": 2}'
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+@pytest.mark.parametrize("named", [True, False])
+def test_what_only_a_get_finds(serve: Serve, status: int, named: bool) -> None:
+    """https://github.com/opencontainers/distribution-spec asks for HEAD; not all know it."""
+    headers = {"Content-Type": f"{MANIFESTS.split(', ')[0]}; charset=utf-8"}
+    headers |= {"Docker-Content-Digest": DIGEST} if named else {}
+
+    def script(asked: Asked) -> Reply:
+        return Reply(status) if asked.method == "HEAD" else Reply(200, headers, MANIFEST)
+
+    server = serve(script)
+    digest = DIGEST if named else f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
+    assert one(asker(), f"{server.address}/a:1") == Answer(digest)
+    assert [asked.method for asked in server.asked] == ["HEAD", "GET"]
+    assert server.asked[1].headers["Accept"] == MANIFESTS
+    question = Question(f"{server.address}/a:2", None, False)
+    assert asker().ask([question])[question].error.startswith(str(status))
+    assert [asked.method for asked in server.asked[2:]] == ["HEAD"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (Reply(404), "404: no such image or tag"),
+        (Reply(429), "429 Too Many Requests: asked again after "),
+        (Reply(200, {"Content-Type": "text/html"}, b"<html>"), "sends no manifest"),
+        (Reply(200, {}, MANIFEST), "sends no manifest"),
+        (Reply(200, {"Content-Type": MANIFESTS.split(", ")[0]}, b" " * (1 << 20)), "no manifest"),
+    ],
+)
+def test_what_a_get_does_not_find_either(serve: Serve, reply: Reply, error: str) -> None:
+    server = serve(lambda asked: Reply(404) if asked.method == "HEAD" else reply)
+    found = one(asker(), f"{server.address}/a:1")
+    assert (found.digest, error in found.error) == ("", True)
+    assert [asked.method for asked in server.asked] == ["HEAD", "GET"]
 
 
 def test_no_digest_is_no_reason_to_pull(serve: Serve) -> None:

@@ -29,11 +29,18 @@ def test_nothing_is_remembered_at_first(tmp_path: Path) -> None:
 def test_what_is_remembered_is_read_again(tmp_path: Path) -> None:
     root = tmp_path / "new" / "state"
     new = {"a": Sighting("sha256:1", NOW - 9, NOW), "me b": Sighting("", 0.0, NOW, "timed out")}
+    new["gone"] = Sighting("sha256:1", NOW - 9, NOW, "404", NOW - 5)
     remember(str(root), new, {"r.example": NOW + 60})
     assert read(str(root)) == Memory(new, {"r.example": NOW + 60})
     assert os.stat(root).st_mode & 0o777 == 0o700
     assert os.stat(root / FILE).st_mode & 0o777 == 0o600
     assert os.listdir(root) == [FILE]
+
+
+def test_what_an_older_rbuild_remembered_is_read(tmp_path: Path) -> None:
+    old = {"format": 1, "seen": {"a": ["sha256:1", NOW - 9, NOW, ""]}, "not_before": {}}
+    (tmp_path / FILE).write_text(json.dumps(old))
+    assert read(str(tmp_path)).seen == {"a": Sighting("sha256:1", NOW - 9, NOW)}
 
 
 def test_runs_add_to_what_others_have_seen(tmp_path: Path) -> None:

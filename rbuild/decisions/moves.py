@@ -31,6 +31,8 @@ class Sighting(NamedTuple):
     asked: float = 0.0
     """Epoch seconds at which it was last asked for."""
     error: str = ""
+    got: float = 0.0
+    """Epoch seconds at which it was last asked for with a GET in vain."""
 
 
 class Made(NamedTuple):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rbuild.process import Stop
     from rbuild.registries.registry import Registries
 
-_DAY = 86400.0
+_DAY = 86400
 
 
 class Asked:
@@ -82,6 +82,7 @@ class Asked:
         return {name: one for name, one in seen.items() if one.asked >= since}
 
     def _send(self, wanted: Mapping[str, tuple[str, Settings, float]]) -> None:
+        from rbuild.registries.conversation import GONE
         from rbuild.registries.credentials import Login
         from rbuild.registries.registry import Question, Registries
 
@@ -97,17 +98,22 @@ class Asked:
         questions = {}
         for key, (name, settings, _) in wanted.items():
             login = settings.logins.get(registry_of(name))
-            questions[key] = Question(name, Login(*login) if login else None)
+            old = self._memory.seen.get(key)
+            # A GET counts as a pull: of a tag that is gone, one a day is enough.
+            may_get = not (old and old.error and is_recent(old.got, _DAY, time.time()))
+            questions[key] = Question(name, Login(*login) if login else None, may_get)
         answers = self._registries.ask(questions.values())
         is_news = self._registries.not_before != self._late
         for key, question in questions.items():
             answer = answers[question]
             old = self._memory.seen.get(key)
             new = sightings.note(old, answer.digest, answer.error, time.time())
+            if answer.error == GONE and question.may_get:
+                new = new._replace(got=new.asked)
             self._seen[key] = self._new[key] = new
             # An answer that says nothing new is worth no write, if nobody counts by it.
             _, settings, since = wanted[key]
-            same = old is not None and new[:2] == old[:2] and new.error == old.error
+            same = old is not None and new._replace(asked=old.asked) == old
             late = not old or old.asked < since or new.asked - old.asked > _DAY
             is_news |= bool(not same or late or settings.check_period)
         if is_news and not self._dry_run:

@@ -1,4 +1,7 @@
-"""One question's talk with a registry: HEAD, tokens if it wants them, its refusals in words."""
+"""One question's talk with a registry: HEAD, tokens if it wants them, its refusals in words.
+
+Some registries know of a manifest only when it is asked for with GET.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,16 @@ from urllib.parse import urlencode, urlsplit
 
 from rbuild.registries.challenge import Challenge, challenges
 from rbuild.registries.credentials import Credential, CredentialError, Login, find
-from rbuild.registries.transport import Problem, Reply, Transport, Way, basic, line_of, one_line
+from rbuild.registries.transport import (
+    LARGEST,
+    Problem,
+    Reply,
+    Transport,
+    Way,
+    basic,
+    line_of,
+    one_line,
+)
 
 PAUSE = 900.0
 """Seconds for which a registry is left alone that says 429 and not for how long."""
@@ -27,6 +39,10 @@ MANIFESTS = ", ".join(
         *("oci.image.manifest.v1", "docker.distribution.manifest.v2"),
     )
 )
+GONE = "404: no such image or tag"
+"""What is said of a tag that a registry does not have."""
+# Not found, method not allowed, not implemented.
+_NOT_BY_HEAD = (404, 405, 501)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _SENT_TOKEN = re.compile(r"[\x21-\x7e]+")
 _ADVICE = "(docker login, or registry-auth)"
@@ -57,11 +73,11 @@ class Conversation:
     _transport: Transport
 
     def __init__(
-        self, place: Place, question: tuple[str, Login | None], name: str, tag: str
+        self, place: Place, question: tuple[str, Login | None, bool], name: str, tag: str
     ) -> None:
         self.place = place
         self.question = question
-        self._login = question[1]
+        _, self._login, self._may_get = question
         self._path = f"/v2/{name}/manifests/{tag}"
         self._scope = f"repository:{name}:pull"
 
@@ -70,6 +86,21 @@ class Conversation:
         self._transport = transport
         if not self.place.way.base:
             transport.reach()
+        reply, authorization = self._ask("HEAD")
+        if reply.status in _NOT_BY_HEAD and self._may_get:
+            reply, authorization = self._ask("GET")
+            if reply.status == 200 and not reply.headers.get("Docker-Content-Digest"):
+                return _digest_of(reply)
+        if reply.status != 200:
+            raise self._refusal(reply, authorization)
+        digest = str(reply.headers.get("Docker-Content-Digest"))
+        if not DIGEST.fullmatch(digest):
+            raise Problem("the registry tells no digest (Docker-Content-Digest) when asked by HEAD")
+        return digest
+
+    def _ask(self, method: str) -> tuple[Reply, str]:
+        """The answer about the manifest, and the authorization that it was asked with."""
+        transport = self._transport
         authorization, new = "", False
         if self.place.challenge:
             # What it wanted of an earlier question.
@@ -79,16 +110,11 @@ class Conversation:
             headers = {"Accept": MANIFESTS}
             if authorization:
                 headers["Authorization"] = authorization
-            reply = transport.send("HEAD", self.place.way.base + self._path, headers)
+            reply = transport.send(method, self.place.way.base + self._path, headers)
             if reply.status != 401 or new:
                 break
             authorization, new = self._wanted(reply, authorization)
-        if reply.status != 200:
-            raise self._refusal(reply, authorization)
-        digest = str(reply.headers.get("Docker-Content-Digest"))
-        if not DIGEST.fullmatch(digest):
-            raise Problem("the registry tells no digest (Docker-Content-Digest) when asked by HEAD")
-        return digest
+        return reply, authorization
 
     def _refusal(self, reply: Reply, authorization: str) -> Problem:
         registry = self.place.name
@@ -99,7 +125,7 @@ class Conversation:
         texts = {
             401: f"401 Unauthorized: no such image, or {why} {_ADVICE}",
             403: f"403 Forbidden: {registry} doesn't let us see it {_ADVICE}",
-            404: "404: no such image or tag",
+            404: GONE,
         }
         return Problem(texts[reply.status]) if reply.status in texts else _by_status(reply)
 
@@ -198,6 +224,16 @@ class Conversation:
 def stamp(when: float) -> str:
     """RFC 3339, to the minute that follows."""
     return time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(when + 59.999))
+
+
+def _digest_of(reply: Reply) -> str:
+    """The digest of a manifest that was sent; whatever else was sent is none."""
+    kind = str(reply.headers.get("Content-Type", "")).partition(";")[0].strip()
+    if kind not in MANIFESTS.split(", ") or len(reply.body) >= LARGEST:
+        raise Problem("the registry tells no digest, and sends no manifest")
+    import hashlib
+
+    return f"sha256:{hashlib.sha256(reply.body).hexdigest()}"
 
 
 def _by_status(reply: Reply, where: str = "") -> Problem:

@@ -1,8 +1,9 @@
-"""What tags mean in their registries: the digest of each, asked for with HEAD alone.
+"""What tags mean in their registries: the digest of each, asked for with HEAD.
 
-A HEAD of a manifest is no pull (https://docs.docker.com/docker-hub/usage/pulls/); a GET is, so
-there is none here. The protocol is that of https://github.com/opencontainers/distribution-spec,
-with tokens as https://distribution.github.io/distribution/spec/auth/ describes them.
+A HEAD of a manifest is no pull (https://docs.docker.com/docker-hub/usage/pulls/); a GET is, so one
+is sent only where a HEAD finds nothing, for a few registries know no manifests by HEAD. The
+protocol is that of https://github.com/opencontainers/distribution-spec, with tokens as
+https://distribution.github.io/distribution/spec/auth/ describes them.
 
 Own, on http.client, because: oras sleeps 131 s in all on any failure, has one token for all
 repositories and ignores DOCKER_CONFIG; python-dxf knows no Docker credentials; what docker-py
@@ -41,6 +42,8 @@ class Question(NamedTuple):
 
     reference: str
     login: Login | None = None
+    may_get: bool = True
+    """Whether a GET may be sent if a HEAD finds nothing."""
 
 
 class Answer(NamedTuple):
@@ -95,7 +98,7 @@ class Registries:
         self._turn = threading.Condition()
         self._places: dict[str, Place] = {}
         # None: it is on its way.
-        self._answers: dict[tuple[str, Login | None], Answer | None] = {}
+        self._answers: dict[tuple[str, Login | None, bool], Answer | None] = {}
         self._running: dict[Conversation, Transport] = {}
 
     def ask(self, questions: Iterable[Question]) -> dict[Question, Answer]:

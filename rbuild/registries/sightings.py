@@ -47,7 +47,9 @@ def read(root: str) -> Memory:
         if data["format"] != _FORMAT:
             return Memory()
         seen = {
-            str(name): Sighting(str(one[0]), _time(one[1]), _time(one[2]), str(one[3]))
+            str(name): Sighting(
+                str(one[0]), _time(one[1]), _time(one[2]), str(one[3]), *map(_time, one[4:5])
+            )
             for name, one in data["seen"].items()
         }
         return Memory(seen, {str(name): _time(one) for name, one in data["not_before"].items()})
@@ -66,7 +68,7 @@ def note(before: Sighting | None, digest: str, error: str, now: float) -> Sighti
     """A new sighting: a digest that was seen before keeps its age, also across an error."""
     if error:
         old = before or Sighting()
-        return Sighting(old.digest, old.since, now, error)
+        return old._replace(asked=now, error=error)
     if before and before.digest == digest and before.since <= now:
         return Sighting(digest, before.since, now)
     return Sighting(digest, now, now)

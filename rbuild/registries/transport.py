@@ -22,7 +22,8 @@ from rbuild.errors import RbuildError
 
 REDIRECTS = 5
 _AGENT = f"rbuild/{__version__}"
-_LARGEST = 1 << 20
+LARGEST = 1 << 20
+"""Bytes that are read of an answer."""
 
 
 class Problem(Exception):
@@ -242,7 +243,7 @@ class Transport:
             wire.sock.settimeout(self._left())
             wire.request(method, path, body, {"User-Agent": _AGENT, **headers})
             response = wire.getresponse()
-            text = response.read(_LARGEST)
+            text = response.read(LARGEST)
             # Without a socket: the other end said that it will close.
             kept = bool(wire.sock) and response.isclosed()
         except OSError as error:

@@ -233,6 +233,10 @@ class Front:
         """It takes what it is asked, and never answers."""
         self.refuses: Mapping[str, str] | None = None
         """It answers 429 Too Many Requests, with these headers."""
+        self.is_blind = False
+        """Asked by HEAD it knows no manifest."""
+        self.gone: set[str] = set()
+        """Tags that it does not have any more."""
         self._over = threading.Event()
 
     def end(self) -> None:
@@ -264,6 +268,14 @@ def front(registry: str) -> Iterator[Front]:
             if found.hangs:
                 self.close_connection = True
                 found.wait()
+            elif "/manifests/" in self.path and self.path.rpartition("/")[2] in found.gone:
+                unknown = (
+                    b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}'
+                )
+                size = {"Content-Type": "application/json", "Content-Length": str(len(unknown))}
+                self._send(404, size, b"" if self.command == "HEAD" else unknown)
+            elif found.is_blind and self.command == "HEAD":
+                self._send(404, {"Content-Length": "0"}, b"")
             elif found.refuses is not None:
                 self._send(429, {**found.refuses, "Content-Length": "0"}, b"")
             else:

@@ -319,6 +319,41 @@ def test_a_registry_that_says_too_many_requests_is_left_alone(pair: Pair, state_
     assert (ran.code, pair.versions()) == (0, ["two", "two"])
 
 
+def test_a_registry_that_knows_no_manifest_by_head(pair: Pair) -> None:
+    pair.front.is_blind = True
+    before = len(pair.front.asked)
+    ran = pair()
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+    assert pair.front.asked[before:] == ["HEAD", "GET"]
+    pair.publish("two")
+    ran = pair()
+    assert (ran.code, ran.err, pair.versions()) == (0, "", ["two", "two"])
+    assert ran.out.count("base-moved") == 2
+
+
+def test_a_tag_that_is_gone_is_asked_for_by_get_once_a_day(pair: Pair, state_dir: Path) -> None:
+    pair.front.gone.add("1")
+    before = len(pair.front.asked)
+    ran = pair()
+    assert (ran.code, ran.out) == (75, "")
+    (line,) = ran.err.splitlines()
+    assert line.startswith(f"{pair.fronted.name}: warning: not checked: {pair.front.address}/")
+    assert line.endswith(": 404: no such image or tag")
+    for _ in range(2):
+        ran = pair()
+        assert (ran.code, ran.out, ran.err) == (75, "", "")
+    assert pair.front.asked[before:] == ["HEAD", "GET", "HEAD", "HEAD"]
+    memory = json.loads((state_dir / "registries.json").read_text())
+    for one in memory["seen"].values():
+        one[4] -= 86400
+    (state_dir / "registries.json").write_text(json.dumps(memory))
+    assert pair().code == 75
+    assert pair.front.asked[before + 4 :] == ["HEAD", "GET"]
+    pair.front.gone.clear()
+    ran = pair()
+    assert (ran.code, "checked again" in ran.err) == (0, True)
+
+
 def test_a_private_registry_with_a_login_of_its_own(project: Project, tmp_path: Path) -> None:
     """Docker was never logged in; the secret goes nowhere."""
     folder = tmp_path / "registry"
