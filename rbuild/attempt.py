@@ -13,7 +13,7 @@ from rbuild.docker.reference import qualified
 from rbuild.errors import Interrupted, ProjectError, RbuildError, StateError
 from rbuild.registries.credentials import Login, docker_config
 from rbuild.rollbacks import undo
-from rbuild.state import failure, generation, record
+from rbuild.state import checks, failure, generation, record
 from rbuild.state.record import Record
 from rbuild.updates import keeping, previous, resting, space, steps, underway
 from rbuild.updates.plan import Plan
@@ -53,6 +53,7 @@ def take(scene: Scene, loaded: Loaded, made: Plan, kept: str, *, resumed: bool =
             scene.log.line(error.detail)
         scene.outcome.touched = work.touched
         scene.outcome.warnings += tuple(work.warnings)
+        _tell_vanished(scene, work)
         undo.undo(scene, made, work, note, error)
     _succeed(scene, loaded, made, work, note)
 
@@ -231,6 +232,7 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
     outcome.due = staleness.due_at(after.built_at, scene.settings.build_period)
     outcome.services = _services(made, after)
     outcome.warnings += tuple(work.warnings)
+    _tell_vanished(scene, work)
     try:
         scene.run_hook("after-update", generation=_kept(scene, note), stop=scene.means.stop)
         scene.tell("prune")
@@ -240,6 +242,15 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
         raise
     except RbuildError as error:
         outcome.warnings += (f"updated, but not all is cleaned up: {error.message}",)
+
+
+def _tell_vanished(scene: Scene, work: steps.Work) -> None:
+    """Warn, once, of tags that are gone from their registries."""
+    text = "its tag is gone from the registry; the image that is here is used"
+    new = checks.vanish(scene.folder, work.vanished)
+    scene.outcome.warnings += tuple(f"{name}: {text}" for name in new)
+    told = [name for name, is_gone in work.vanished.items() if is_gone and name not in new]
+    scene.outcome.notes += tuple(f"{name}: {text}" for name in told)
 
 
 def _kept(scene: Scene, note: Underway) -> str:

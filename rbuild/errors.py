@@ -69,6 +69,10 @@ class AbsentError(EngineError):
         """What it is, as `Engine.absent` takes it."""
 
 
+class Vanished(NotInRegistry):
+    """A registry answered that it has no such tag, neither for us nor for anybody."""
+
+
 class UpError(EngineError):
     """`up` failed or did not end in time; containers may have been touched."""
 

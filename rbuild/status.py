@@ -39,6 +39,8 @@ class Standing:
     due: float = 0.0
     generations: tuple[str, ...] = ()
     """What is kept of what ran before, newest first."""
+    vanished: tuple[str, ...] = ()
+    """Images whose tags are gone from their registries."""
     containers: list[Container] = field(default_factory=list)
     failure: dict[str, Any] | None = None
     moves: Moves = field(default_factory=Moves)
@@ -89,6 +91,10 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
         text += [f"  unknown   {line}" for line in moves.told(one.moves.unchecked)]
         if one.generations:
             text.append(f"  kept      {', '.join(one.generations)}")
+        text += [
+            f"  gone      {name}: its tag, from the registry; the image that is here is used"
+            for name in one.vanished
+        ]
         if one.problem:
             first, *more = one.problem.message.splitlines()
             rest = (*more, *one.problem.detail.splitlines(), one.problem.hint)
@@ -194,6 +200,7 @@ def _stand(project: Project, run: Run) -> Standing:
             due=decision.due,
             failure=known.failed or known.held,
             generations=tuple(generation.stamps(folder)),
+            vanished=tuple(told.vanished),
             problem=_wrong(told) if told.wrong else None,
             moves=found,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rbuild import status
 from rbuild.cli import main
 from rbuild.compose.project import locate
 from rbuild.decisions.moves import Sighting
-from rbuild.docker.engine import Container
+from rbuild.docker.engine import Container, Image
 from rbuild.errors import EngineError
 from rbuild.registries import sightings
 from rbuild.state import checks, failure, generation
@@ -33,6 +34,10 @@ class Engine:
     def __init__(self) -> None:
         self.boxes: list[Container] = []
         self.error: EngineError | None = None
+        self.here: set[str] = set()
+
+    def images(self, references: Sequence[str]) -> dict[str, Image]:
+        return {name: Image(name) for name in references if name in self.here}
 
     def containers(self, project: str) -> list[Container]:
         if self.error:
@@ -201,6 +206,12 @@ def test_kept_generations_are_told(site: Site) -> None:
         generation.write(site.state, generation.Generation(one, {}, {}), None)
     assert f"  kept      {', '.join(stamps)}\n" in said(site)[1]
     assert document(site)["generations"] == stamps
+
+
+def test_a_tag_that_is_gone_is_told(site: Site) -> None:
+    checks.vanish(site.state, {"debian:1": True})
+    code, text = said(site)
+    assert (code, "  gone      debian:1: its tag, from the registry; " in text) == (0, True)
 
 
 def test_a_project_that_could_not_be_read_is_told(site: Site) -> None:

@@ -21,6 +21,7 @@ from rbuild.errors import (
     NotInRegistry,
     PullError,
     UpError,
+    Vanished,
 )
 from rbuild.process import Log
 from rbuild.updates import gate, steps
@@ -133,6 +134,20 @@ def test_an_image_that_may_be_only_here(here: Image | None, error: PullError, fa
     else:
         run(Pull("x", "", "base of web"), job)
         assert job.notes == ["x: exists only on this machine, not pulled"]
+
+
+@pytest.mark.parametrize("here", [Image("i", pulled=True), None])
+def test_a_tag_that_is_gone_from_its_registry(here: Image | None) -> None:
+    job = work(Fake(found={"x": here} if here else {}, pulls=raising(Vanished("no"))))
+    if here:
+        run(Pull("x", "", "base of web"), job)
+    else:
+        with pytest.raises(PullError):
+            run(Pull("x", "", "base of web"), job)
+    assert (job.vanished, job.notes, job.local) == ({"x": True} if here else {}, [], [])
+    job.engine.pulls = lambda: None  # type: ignore[attr-defined]
+    run(Pull("x", "", "base of web"), job)
+    assert job.vanished == {"x": False}
 
 
 def test_an_image_that_is_not_here() -> None:

@@ -38,6 +38,7 @@ from rbuild.errors import (
     PullError,
     PushError,
     UpError,
+    Vanished,
 )
 from rbuild.process import Log, Stop
 
@@ -339,10 +340,7 @@ class Whales:
         if result.timed_out:
             raise PullError(f"{reference}: the pull took longer than {timeout:.0f} s")
         if result.code:
-            # The exit code is one for all; with an image that may be only local, the text is
-            # all there is to tell a registry's no from silence.
-            answered = re.search(r"not found|denied|does not exist|unauthorized", result.tail)
-            raise (NotInRegistry if answered else PullError)(
+            raise _pull_error(result.tail)(
                 f"{reference}: cannot be pulled",
                 detail=_last(result.tail, 5),
                 hint="check its name, the way to the registry, and `docker login`",
@@ -622,6 +620,19 @@ def _unreachable(detail: str) -> EngineError:
         message = "the Docker engine can't be asked"
         hint = f"`docker info` shows the same; {places}"
     return EngineError(message, hint=hint, detail=_last(detail, 5))
+
+
+def _pull_error(text: str) -> type[PullError]:
+    """What kind of failure a pull's output tells of.
+
+    The exit code is one for all; the text is all there is to tell a registry's no from silence.
+    """
+    refused = re.search(r"(?i)denied|unauthorized|authorization|no match|/blobs/", text)
+    # Not what wants credentials, or lacks a platform only: that may well be there.
+    if not refused and re.search(r"manifest unknown|name unknown|: not found\s*$", text):
+        return Vanished
+    answered = refused or re.search(r"not found|does not exist", text)
+    return NotInRegistry if answered else PullError
 
 
 def _strange(command: str, answer: str) -> EngineError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 
@@ -32,6 +32,8 @@ class Checks:
     """When, in epoch seconds."""
     wrong_key: str = ""
     """What it is known by: words may vary (see `told`)."""
+    vanished: Sequence[str] = ()
+    """Images whose tags are gone from their registries, as it was told."""
 
 
 def read(folder: str) -> Checks:
@@ -50,8 +52,10 @@ def read(folder: str) -> Checks:
         and isinstance(found.git_error, str)
         and isinstance(found.wrong, str)
         and isinstance(found.wrong_key, str)
+        and isinstance(found.vanished, list | tuple)
+        and all(isinstance(one, str) for one in found.vanished)
     )
-    return found if sound else Checks()
+    return replace(found, vanished=tuple(found.vanished)) if sound else Checks()
 
 
 def write(folder: str, checks: Checks) -> None:
@@ -81,6 +85,21 @@ def clear(folder: str) -> None:
     before = read(folder)
     if before.wrong:
         write(folder, replace(before, wrong=""))
+
+
+def vanish(folder: str, found: Mapping[str, bool]) -> list[str]:
+    """Remember whose tags are gone from their registries, and whose (False) are not.
+
+    Gives those of which that is news.
+    """
+    if not found:
+        return []
+    before = read(folder)
+    gone = [name for name, is_gone in found.items() if is_gone]
+    now = [*(one for one in before.vanished if one not in found), *gone]
+    if sorted(now) != sorted(before.vanished):
+        write(folder, replace(before, vanished=now))
+    return [name for name in gone if name not in before.vanished]
 
 
 def forget(folder: str) -> None:

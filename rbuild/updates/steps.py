@@ -14,7 +14,7 @@ from rbuild.compose.externals import NETWORK, RUNNING, VOLUME
 from rbuild.compose.project import Target
 from rbuild.docker.engine import Container, Engine, Port
 from rbuild.docker.reference import pattern, untagged
-from rbuild.errors import AbsentError, EngineError, NotInRegistry, PullError, UpError
+from rbuild.errors import AbsentError, EngineError, NotInRegistry, PullError, UpError, Vanished
 from rbuild.process import Log, Stop
 from rbuild.settings import Settings
 from rbuild.updates import gate, hook
@@ -83,6 +83,9 @@ class Work:
     """Bytes that builds and pulls took; None where that can't be told."""
     local: list[str] = field(default_factory=list)
     """Names of images that turned out to be in no registry."""
+    vanished: dict[str, bool] = field(default_factory=dict)
+    """Names of the images that were to be pulled → whether their tag is gone, so that what is here
+    was used."""
     rests: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """What the update was made on, as a record keeps it."""
     makes: dict[str, str] = field(default_factory=dict)
@@ -265,9 +268,13 @@ def _pull(step: Pull, work: Work) -> None:
             work.notes.append(f"{step.reference}: exists only on this machine, not pulled")
             work.local.append(step.reference)
             return
+        if here and isinstance(error, Vanished):
+            work.vanished[step.reference] = True
+            return
         message = f"{error.message} ({step.purpose})"
         hint = _unbuilt(step.reference, work) + error.hint
         raise PullError(message, hint=hint, detail=error.detail) from None
+    work.vanished[step.reference] = False
     after = work.engine.images([step.reference])
     old, new = before.get(step.reference), after.get(step.reference)
     # A run that was killed at this pull, or after it, has moved the name already.

@@ -258,7 +258,7 @@ def test_a_git_context_is_built_with_pull_and_its_bases_are_unknown(
         daemon.wait()
     assert ran.code == 0, ran.err
     assert "web: its build context is no folder here, bases unknown" in str(ran.document)
-    assert "build --no-cache --pull web" in log(project)
+    assert "build --no-cache --pull -- web" in log(project)
     plain_up_changes_nothing(project)
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from .conftest import Project, clean_up, run
 
-PULL = re.compile(r"^\$ \S*docker pull (?:--platform \S+ )?(\S+)$", re.MULTILINE)
-BUILD = re.compile(r"^\$ \S*docker compose .*build --no-cache (?:--pull )?(.+)$", re.MULTILINE)
+PULL = re.compile(r"^\$ \S*docker pull (?:--platform \S+ )?-- (\S+)$", re.MULTILINE)
+BUILD = re.compile(r"^\$ \S*docker compose .*build --no-cache (?:--pull )?-- (.+)$", re.MULTILINE)
 
 
 @contextmanager

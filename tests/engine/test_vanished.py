@@ -1,0 +1,110 @@
+"""What has vanished: tags from a registry, kept images from the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from rbuild.docker import whales
+from rbuild.errors import NotInRegistry, PullError, Vanished
+
+from .conftest import Project
+from .registries import Front, front
+from .test_moved import put_image
+from .tools import ids, image_id
+
+
+@pytest.fixture
+def behind(registry: str) -> Iterator[Front]:
+    """A front of the registry, which can lose tags."""
+    with front(registry) as found:
+        yield found
+
+
+@pytest.fixture
+def site(project: Project, behind: Front) -> Project:
+    """A project with a base and an image that come through the front, and with one of its own."""
+    put_image(project, "base", "one")
+    put_image(project, "side", "one")
+    own = f"{behind.address}/{project.name}"
+    project.write(
+        "compose.yml",
+        f"""\
+services:
+  web: {{build: ., init: true}}
+  side: {{image: "{own}/side:1", init: true}}
+  still: {{build: {{dockerfile_inline: "FROM $BASE\\nRUN date >/d\\nCMD sleep 99\\n"}}, init: true}}
+x-rbuild: {{settle-period: 1}}
+""",
+    )
+    project.write("Dockerfile", f"FROM {own}/base:1\nRUN date >/d\n")
+    ran = project.rbuild()
+    assert (ran.code, ran.err) == (0, "")
+    return project
+
+
+def test_a_tag_that_is_gone_keeps_nobody_from_an_update(site: Project, behind: Front) -> None:
+    own = f"{behind.address}/{site.name}"
+    before = ids(site)
+    behind.gone.add("1")
+    ran = site.rbuild("--force-rebuild")
+    assert ran.code == 0, ran.err
+    text = "its tag is gone from the registry; the image that is here is used"
+    assert ran.err.splitlines() == [
+        f"{site.name}: warning: {own}/base:1: {text}",
+        f"{site.name}: warning: {own}/side:1: {text}",
+    ]
+    after = ids(site)
+    changed = {name for name, one in before.items() if after[name] != one}
+    assert changed == {f"{site.name}-{name}-1" for name in ("web", "still")}
+    assert image_id(f"{own}/side:1")
+    # It is told once, and known.
+    ran = site.rbuild("--force-rebuild", "-v")
+    assert (ran.code, "warning" in ran.err) == (0, False)
+    assert f"{site.name}: note: {own}/base:1: {text}\n" in ran.out
+    # Once it was there again, it is told again.
+    behind.gone.clear()
+    assert site.rbuild("--force-rebuild").err == ""
+    behind.gone.add("1")
+    assert text in site.rbuild("--force-rebuild").err
+
+
+def test_a_tag_that_is_gone_and_not_here_either(site: Project, behind: Front) -> None:
+    """Nor is an image taken for one because of a registry that does not answer."""
+    before = ids(site)
+    missing = f"{behind.address}/{site.name}/side:2"
+    site.edit("compose.yml", "side:1", "side:2")
+    behind.gone.add("2")
+    ran = site.rbuild()
+    assert (ran.code, ran.out) == (1, "")
+    assert f"{site.name}: {missing}: cannot be pulled (image of a service)\n" in ran.err
+    assert ids(site) == before
+    site.edit("compose.yml", "side:2", "side:1")
+    behind.refuses = {}
+    ran = site.rbuild("--force-rebuild")
+    assert (ran.code, ran.out) == (1, "")
+    assert ": cannot be pulled (base of web)\n" in ran.err
+    assert ids(site) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Error response from daemon: manifest unknown", Vanished),
+        ("manifest for r/x:1 not found: manifest unknown: manifest unknown", Vanished),
+        ('failed to resolve reference "r/x:1": r/x:1: not found\n', Vanished),
+        ("pull access denied for x, repository does not exist or may require 'docker login': "
+         "denied: requested access to the resource is denied", NotInRegistry),
+        ("unauthorized: authentication required", NotInRegistry),
+        ("no matching manifest for linux/arm64: no match for platform in manifest: not found",
+         NotInRegistry),
+        ("failed open: content at https://r/v2/x/blobs/sha256:0f not found: not found",
+         NotInRegistry),
+        ("dial tcp: lookup r: no such host", PullError),
+        ("dial tcp 127.0.0.1:1: connect: connection refused", PullError),
+        ("error parsing HTTP 404 response body: invalid character '<'", PullError),
+    ],
+)  # fmt: skip
+def test_only_a_definite_no_is_one(text: str, kind: type[PullError]) -> None:
+    assert whales._pull_error(text) is kind
