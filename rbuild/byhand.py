@@ -134,22 +134,25 @@ def _choose(scene: Scene, to: str) -> Generation:
         raise ProjectError(
             f"no generation {to} is kept; there is: {kept}", hint="--keep-images says how many"
         )
-    found = generation.read(scene.folder, to or stamps[0]) if stamps else None
-    if found is None:
+    broken: list[str] = []
+    for name in [to] if to else stamps:
+        found = generation.read(scene.folder, name)
+        gone = generation.lacking(found, scene.engine) if found else []
+        if found and not gone:
+            scene.outcome.warnings += tuple(f"passed over: {one}" for one in broken)
+            return found
+        if found:
+            broken.append(f"generation {name}: the kept image of {', '.join(gone)} is gone")
+    if broken:
         raise ProjectError(
-            "no generation is kept that one could go back to",
-            hint="the first one is kept by the first update of what runs; --keep-images says "
-            "how many",
+            broken[0],
+            detail="\n".join(broken[1:]),
+            hint="nothing was touched; `rbuild status` lists the generations that are whole",
         )
-    up = {name: one for name, one in found.services.items() if one.up and not one.left}
-    here = scene.engine.images([name for one in up.values() for name in (one.image, one.tag)])
-    gone = [name for name, one in up.items() if one.image not in here and one.tag not in here]
-    if gone:
-        raise ProjectError(
-            f"generation {found.stamp}: the kept image of {', '.join(gone)} is gone",
-            hint="nothing was touched; --to GENERATION takes another one",
-        )
-    return found
+    raise ProjectError(
+        "no generation is kept that one could go back to",
+        hint="the first one is kept by the first update of what runs; --keep-images says how many",
+    )
 
 
 def _refuse_to_stop(wanted: Generation, containers: Sequence[Container]) -> None:

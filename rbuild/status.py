@@ -38,9 +38,13 @@ class Standing:
     reasons: tuple[Reason, ...] = ()
     due: float = 0.0
     generations: tuple[str, ...] = ()
-    """What is kept of what ran before, newest first."""
+    """What is kept of what ran before and can be gone back to, newest first."""
+    broken: tuple[str, ...] = ()
+    """Why others that are kept can't."""
     vanished: tuple[str, ...] = ()
     """Images whose tags are gone from their registries."""
+    folder: str = ""
+    """Its state folder."""
     containers: list[Container] = field(default_factory=list)
     failure: dict[str, Any] | None = None
     moves: Moves = field(default_factory=Moves)
@@ -62,6 +66,7 @@ def gather(arguments: Sequence[str], run: Run, cwd: str) -> list[Standing]:
         if standing.record:
             try:
                 standing.containers = engine.containers(standing.name)
+                _pass_over_broken(standing, engine)
             except RbuildError as error:
                 standing.problem = standing.problem or error
         home = standing.record.home if standing.record else argument
@@ -91,6 +96,7 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
         text += [f"  unknown   {line}" for line in moves.told(one.moves.unchecked)]
         if one.generations:
             text.append(f"  kept      {', '.join(one.generations)}")
+        text += [f"  gone      {line}" for line in one.broken]
         text += [
             f"  gone      {name}: its tag, from the registry; the image that is here is used"
             for name in one.vanished
@@ -201,6 +207,7 @@ def _stand(project: Project, run: Run) -> Standing:
             failure=known.failed or known.held,
             generations=tuple(generation.stamps(folder)),
             vanished=tuple(told.vanished),
+            folder=folder,
             problem=_wrong(told) if told.wrong else None,
             moves=found,
         )
@@ -214,6 +221,18 @@ def _stand(project: Project, run: Run) -> Standing:
         None, (), build_period=0, forced=False, now=time.time()
     ).reasons
     return standing
+
+
+def _pass_over_broken(standing: Standing, engine: Engine) -> None:
+    """Tell generations whose images are gone from those that can be gone back to."""
+    broken: dict[str, str] = {}
+    for name in standing.generations:
+        one = generation.read(standing.folder, name)
+        gone = generation.lacking(one, engine) if one else []
+        if gone:
+            broken[name] = f"{name}: the kept image of {', '.join(gone)}"
+    standing.broken = tuple(broken.values())
+    standing.generations = tuple(one for one in standing.generations if one not in broken)
 
 
 def _records(project: Project, run: Run) -> list[tuple[str, Record]]:

@@ -20,6 +20,7 @@ from rbuild.errors import EngineError
 from rbuild.registries import sightings
 from rbuild.state import checks, failure, generation
 from rbuild.state.checks import Checks
+from rbuild.state.generation import Kept
 from rbuild.state.record import Record, Store, stamp, write
 
 HOUR = 3600
@@ -206,6 +207,23 @@ def test_kept_generations_are_told(site: Site) -> None:
         generation.write(site.state, generation.Generation(one, {}, {}), None)
     assert f"  kept      {', '.join(stamps)}\n" in said(site)[1]
     assert document(site)["generations"] == stamps
+
+
+def test_generations_whose_images_are_gone_are_not_offered(site: Site, engine: Engine) -> None:
+    stamps = [f"2026110{day}T030000Z" for day in (5, 4, 3, 2)]
+    for number, one in enumerate(stamps):
+        kept = {
+            "web": Kept(f"sha256:{number}", f"rbuild/site/web:{one}", "site-web", up=("c",)),
+            "job": Kept("sha256:job", f"rbuild/site/job:{one}", "site-job", rest=("d",)),
+        }
+        generation.write(site.state, generation.Generation(one, kept, {}), None)
+    engine.here = {"sha256:1", f"rbuild/site/web:{stamps[3]}"}
+    text = said(site)[1]
+    assert f"  kept      {stamps[1]}, {stamps[3]}\n" in text
+    assert f"  gone      {stamps[0]}: the kept image of web\n" in text
+    assert document(site)["generations"] == [stamps[1], stamps[3]]
+    engine.error = EngineError("no answer")
+    assert document(site)["generations"] == stamps, "who knows"
 
 
 def test_a_tag_that_is_gone_is_told(site: Site) -> None:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
-from rbuild.docker.engine import Container
+from rbuild.docker.engine import Container, Engine
 from rbuild.state import record
 
 RUNNING = "running.compose.json"
@@ -234,6 +234,18 @@ def merge(sources: Sequence[tuple[Mapping[str, Any], Collection[str]]]) -> dict[
     if merged:
         merged["services"] = {**merged["services"], **given}
     return merged or None
+
+
+def lacking(one: Generation, engine: Engine) -> list[str]:
+    """Services of a generation that can't be brought back, for their images are gone.
+
+    An image is there by its ID or by our tag; others of that project may keep it.
+    """
+    up = {name: kept for name, kept in one.services.items() if kept.up and not kept.left}
+    here = engine.images([kept.image for kept in up.values()])
+    rest = {name: kept for name, kept in up.items() if kept.image not in here}
+    tagged = engine.images([kept.tag for kept in rest.values()]) if rest else {}
+    return [name for name, kept in rest.items() if kept.tag not in tagged]
 
 
 def ours(containers: Iterable[Container], folder: str, files: Sequence[str]) -> list[Container]:

@@ -9,10 +9,10 @@ import pytest
 from rbuild.docker import whales
 from rbuild.errors import NotInRegistry, PullError, Vanished
 
-from .conftest import Project
+from .conftest import Project, run
 from .registries import Front, front
 from .test_moved import put_image
-from .tools import ids, image_id
+from .tools import ids, image_id, inside
 
 
 @pytest.fixture
@@ -86,6 +86,55 @@ def test_a_tag_that_is_gone_and_not_here_either(site: Project, behind: Front) ->
     assert (ran.code, ran.out) == (1, "")
     assert ": cannot be pulled (base of web)\n" in ran.err
     assert ids(site) == before
+
+
+def test_kept_generations_whose_images_are_gone_are_not_offered(project: Project) -> None:
+    project.write("Dockerfile", "FROM $BASE\nRUN echo 0 >/v\nCMD sleep 99\n")
+    project.write(
+        "compose.yml",
+        "services:\n  web: {build: ., init: true}\nx-rbuild: {settle-period: 1, keep-images: 3}\n",
+    )
+    stamps: list[str] = []
+    for number in range(4):
+        project.edit("Dockerfile", f"echo {max(0, number - 1)} ", f"echo {number} ")
+        ran = project.rbuild("--force-rebuild", "--json")
+        assert ran.code == 0, ran.err
+        stamps.insert(0, ran.document["projects"][0]["generation"])
+    first, second, third, none = stamps
+    assert none is None
+
+    def offered() -> list[str]:
+        (one,) = project.rbuild("status", "--json").document["projects"]
+        return list(one["generations"])
+
+    assert offered() == [first, second, third]
+    run(["docker", "image", "rm", "-f", f"rbuild/{project.name}/web:{first}"])
+    assert offered() == [second, third]
+    status = project.rbuild("status").out
+    assert f"  kept      {second}, {third}\n" in status
+    assert f"  gone      {first}: the kept image of web\n" in status
+    # What is named is taken, or nothing.
+    before = ids(project)
+    ran = project.rbuild("rollback", "--to", first)
+    assert (ran.code, ran.out) == (1, "")
+    gone = f"generation {first}: the kept image of web is gone"
+    assert ran.err.startswith(f"{project.name}: {gone}\n")
+    assert ids(project) == before
+    ran = project.rbuild("rollback")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"{project.name}: rolled back to {second} in ")
+    assert ran.err == f"{project.name}: warning: passed over: {gone}\n"
+    assert inside(f"{project.name}-web-1", "cat", "/v") == "1"
+    # Of the rest, and of what was left just now, nothing is there any more.
+    for tag in run(
+        ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", f"rbuild/{project.name}/web"]
+    ).split():
+        run(["docker", "image", "rm", "-f", tag])
+    assert offered() == []
+    before = ids(project)
+    ran = project.rbuild("rollback")
+    assert (ran.code, ran.out, ids(project)) == (1, "", before)
+    assert "is gone\n" in ran.err
 
 
 @pytest.mark.parametrize(
