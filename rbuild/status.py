@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rbuild.compose import fingerprint
-from rbuild.compose.project import Project, locate, require_compose_file
+from rbuild.compose.project import DEFAULT_FILES, Project, locate, require_compose_file
 from rbuild.decisions import lookout, moves, staleness
 from rbuild.decisions.glance import Run
 from rbuild.decisions.moves import Moves
@@ -211,7 +211,7 @@ def _stand(project: Project, run: Run) -> Standing:
             problem=_wrong(told) if told.wrong else None,
             moves=found,
         )
-    for folder in (*run.store.folders(*project.paths), run.store.unread(project.spelling)):
+    for folder in (*run.store.folders(*project.paths), *_unread(project, run)):
         told = checks.read(folder)
         if told.wrong and record.read(folder) is None:
             standing.problem = _wrong(told)
@@ -221,6 +221,14 @@ def _stand(project: Project, run: Run) -> Standing:
         None, (), build_period=0, forced=False, now=time.time()
     ).reasons
     return standing
+
+
+def _unread(project: Project, run: Run) -> list[str]:
+    """Where is remembered what is wrong with a project that is new: by any usual spelling of it."""
+    folder = project.target.folder
+    spellings = [project.spelling, folder]
+    spellings += [f"{folder}\n{os.path.join(folder, name)}" for name in DEFAULT_FILES]
+    return [run.store.unread(one) for one in dict.fromkeys(spellings)]
 
 
 def _pass_over_broken(standing: Standing, engine: Engine) -> None:

@@ -261,6 +261,10 @@ def test_a_new_project_that_could_not_be_read_is_told(site: Site, tmp_path: Path
     code, text = said(site)
     assert code == 1
     assert "could not work on it: compose.yml:2:1: no\n" in text
+    by_folder = site.path
+    site.path += "/compose.yml"
+    assert said(site)[0] == 1, "it is the same project, spelled in another way"
+    site.path = by_folder
     checks.forget(folder)
     assert not Path(folder).exists()
     assert said(site)[0] == 0

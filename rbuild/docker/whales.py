@@ -100,6 +100,8 @@ class Whales:
                 detail="" if _EXPLAINED.search(version.tail) else _last(version.tail, 5),
             )
         numbers = tuple(int(n) for n in re.findall(r"\d+", version.output)[:3])
+        if not numbers:
+            raise _strange("compose version --short", version.output)
         if numbers < LEAST_COMPOSE:
             raise EngineError(
                 f"Compose {version.output.strip()} is too old",
