@@ -521,8 +521,8 @@ class Odd(BaseHTTPRequestHandler):
         (b"", "EOF"),
         (b"<html>welcome</html>", "invalid character '<'"),
         (b"[]", "cannot unmarshal array"),
-        (b"{}", '"ServerVersion":""'),
-        (b"null", '"ServerVersion":""'),
+        (b"{}", "`docker info` gives a strange answer"),
+        (b"null", "`docker info` gives a strange answer"),
     ],
 )
 def test_what_answers_and_is_no_engine(good: Project, body: bytes, complaint: str) -> None:
