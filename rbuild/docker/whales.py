@@ -180,8 +180,12 @@ class Whales:
         return result
 
     def _refuse(self, target: Target, result: process.Result) -> NoReturn:
-        # A Compose that is missing or too old refuses projects as well.
+        # A Compose that is missing or too old refuses projects as well, and so does a CLI that
+        # is to use a context which isn't there.
         self._check_compose()
+        context = self._query(["context", "inspect"])
+        if context.code:
+            raise _unreachable(context.tail)
         where = ":".join(target.files) or target.folder
         raise InputError(
             f"{where}: Compose refuses this project",

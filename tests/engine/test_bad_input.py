@@ -480,6 +480,11 @@ def test_an_engine_that_is_down(good: Project) -> None:
     assert "runs on" not in err, "who knows what runs"
 
 
+def test_a_docker_context_that_is_not_there(good: Project) -> None:
+    err = refused(good, "--force-rebuild", ".", DOCKER_CONTEXT="nosuch")
+    says(err, "the Docker engine can't be asked", 'context "nosuch"', "DOCKER_CONTEXT")
+
+
 def test_an_engine_that_denies_permission(good: Project, tmp_path: Path) -> None:
     path = tmp_path / "docker.sock"
     with socket.socket(socket.AF_UNIX) as listener:
