@@ -481,7 +481,7 @@ class Lane:
         if sorted(states.values()) != ["running"] * len(SERVICES):
             wrong.append(f"containers: {states}")
         wrong += [f"leftover container: {name}" for name in states if LEFTOVER.match(name)]
-        named = self.images()
+        named = self.images(site)
         for one in containers:
             # Else an `up` by hand would replace it.
             name = one["Config"]["Image"]
@@ -543,10 +543,15 @@ class Lane:
             wrong.append(f"leftover image: {one['Id']} ({what}, version {labels['version']})")
         return wrong
 
-    def images(self) -> dict[str, str]:
-        """What every image name means to the engine now."""
+    def images(self, site: Site) -> dict[str, str]:
+        """What each of a site's image names means to the engine now."""
         form = "{{.Repository}}:{{.Tag}} {{.ID}}"
         argv = ["docker", "images", "--no-trunc", "--format", form]
+        # Not of all: with the containerd store (28.5 at least), that fails where another lane
+        # removes one meanwhile.
+        registry = os.environ["RBUILD_REGISTRY"]
+        for pattern in (f"{site.name}-*", f"rbuild/{site.name}/*", f"{registry}/{site.name}/*"):
+            argv += ["--filter", f"reference={pattern}"]
         pairs = (line.split() for line in self.engine.run(*argv).splitlines())
         return {name: image for name, image in pairs if "<none>" not in name}
 
@@ -558,7 +563,7 @@ class Lane:
         shutil.copytree(site.state, folder / "state")
         (folder / "story").write_text("\n".join([str(one), *self.story]) + "\n")
         (folder / "containers.json").write_text(json.dumps(site.containers(), indent=1))
-        images = self.engine.run("docker", "images", "-a", "--no-trunc")
+        images = self.engine.run("docker", "images", "-a", "--no-trunc", check=False)
         (folder / "images").write_text(images)
         pages = {
             name: self.engine.run(
