@@ -26,6 +26,9 @@ pytestmark = pytest.mark.versions
 TAGS = ("rbt/a", "rbt/b", "rbt/c", "rbt/d", "rbt/a:2", "rbt/a:x86", "rbt/a-z", "rbt-lib", "0")
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine.machine(), machine.machine())
 HERE = f"linux/{ARCH}"
+# With the containerd store, engine 26.1 looks elsewhere now and then for an image that has several
+# names; by then it has asked for all.
+LOST = "failed to load cache key: failed to do request"
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,7 @@ def buildkit(case: Case, folder: Path) -> tuple[list[str], list[str]] | None:
         command.append(f"--build-context={name}={folder}")
     done = subprocess.run([*command, str(folder)], input=case.text.encode(), capture_output=True)
     output = done.stderr.decode()
-    if done.returncode:
+    if done.returncode and LOST not in output:
         assert case.refused, output
         assert "load build definition" in output, output  # else it was never shown the file
         return None
