@@ -118,8 +118,9 @@ def _look(project: Project, run: Run, more: list[str] | None = None) -> str:
     from rbuild.compose import inputs
 
     target, environ = project.target, {**run.environ, "PWD": project.target.folder}
-    paths, variables = inputs.looked_at(target.folder, target.files, environ)
-    return _digest(signature([*paths, *filter(None, more or ())], variables, environ, ""))
+    found = inputs.walk(target.folder, target.files, environ)
+    variables = [one.name for one in found.variables]
+    return _digest(signature([*found.paths, *filter(None, more or ())], variables, environ, ""))
 
 
 def _digest(*parts: object) -> str:

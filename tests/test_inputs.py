@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from hypothesis import strategies as st
 from rbuild.compose import envfile, inputs
 from rbuild.compose.inputs import Inputs, walk
 from rbuild.compose.interpolation import expand, mentions
-from rbuild.errors import InputError
 
 
 def walked(
@@ -144,8 +144,23 @@ def test_broken_yaml_says_where_wherever_it_is(tmp_path: Path) -> None:
         "services: {a: {extends: {file: bad.yaml, service: b}}}",
         "a: 1\nb: [",
     ):
-        with pytest.raises(InputError, match=r"(bad|compose)\.yaml:[23]:\d+: "):
-            walked(tmp_path, {"p/compose.yaml": text, "p/bad.yaml": "a: 1\nb: ["})
+        found = walked(tmp_path, {"p/compose.yaml": text, "p/bad.yaml": "a: 1\nb: ["})
+        ((path, what),) = found.unread.items()
+        assert re.match(rf"{re.escape(path)}:[23]:\d+: ", what)
+        # It is an input all the same.
+        assert path in found.paths
+        assert path in found.compose_files
+
+
+def test_what_else_is_there_is_followed_beside_a_broken_file(tmp_path: Path) -> None:
+    files = {"p/compose.yaml": "include: [bad.yaml, good.yaml]\nservices: {a: {image: $A}}",
+             "p/bad.yaml": "[", "p/good.yaml": "services: {b: {image: $B}}"}  # fmt: skip
+    found = walked(tmp_path, files)
+    assert {*found.unread} == {str(tmp_path / "p/bad.yaml")}
+    assert used(found) == {"A": True, "B": True}
+    assert [one.path for one in found.documents] == [
+        str(tmp_path / "p/compose.yaml"), str(tmp_path / "p/good.yaml")
+    ]  # fmt: skip
 
 
 def test_include_rings_and_crowds_end(tmp_path: Path) -> None:
@@ -165,14 +180,15 @@ def test_include_rings_and_crowds_end(tmp_path: Path) -> None:
         )
         for i in range(10)
     }
-    with pytest.raises(InputError, match="more than 1000 includes"):
-        walked(tmp_path, crowd, "0.yaml")
+    found = walked(tmp_path, crowd, "0.yaml")
+    assert all("more than 1000 includes" in what for what in found.unread.values())
+    assert found.unread
 
 
-def test_endless_extends_are_refused_or_end(tmp_path: Path) -> None:
+def test_endless_extends_are_unread_or_end(tmp_path: Path) -> None:
     services = "".join(f"  s{i}: {{extends: s{i + 1}}}\n" for i in range(2000))
-    with pytest.raises(InputError, match="too deep"):
-        walked(tmp_path, {"p/compose.yaml": f"services:\n{services}"})
+    found = walked(tmp_path, {"p/compose.yaml": f"services:\n{services}"})
+    assert ["too deep" in what for what in found.unread.values()] == [True]
     services = "".join(f"  s{i}: {{extends: s{(i + 1) % 9}, env_file: e}}\n" for i in range(9))
     assert "p/e" in named(tmp_path, walked(tmp_path, {"p/compose.yaml": f"services:\n{services}"}))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rbuild.compose.rendering import from_yaml, service_extensions, settle_ssh
+from rbuild.compose.rendering import from_json, from_yaml, service_extensions, settle_ssh
 
 TEXT = """\
 name: p
@@ -20,6 +20,7 @@ services:
     x-own: {a: 1}
 networks: {x-net: {name: p_x-net, x-n: 1}}
 x-top: {x-a: 1}
+x-rbuild: {x-a: 1}
 """
 
 
@@ -42,9 +43,20 @@ def test_extensions_and_what_yaml_leaves_out() -> None:
             }
         },
         "networks": {"x-net": {"name": "p_x-net", "ipam": {}}},
-        "x-top": {"x-a": 1},
+        "x-rbuild": {"x-a": 1},
     }  # fmt: skip
     assert service_extensions(TEXT, "p") == {"x-web": {"x-own": {"a": 1}}}
+
+
+def test_extensions_at_the_top_are_left_out_at_any_depth() -> None:
+    deep = "[\n    " * 100_000 + "]" * 100_000
+    parts = ['"name": "p"', '"services": {\n    "x-w": {}\n  }', f'"x-a": {deep}',
+             '"x-rbuild": {\n    "x-b": 1\n  }', '"x-c": [\n    1\n  ]']  # fmt: skip
+    for order in (parts, parts[::-1], [*parts[:3], parts[4], parts[3]]):
+        found = from_json("{\n  " + ",\n  ".join(order) + "\n}\n")
+        assert found == {"name": "p", "services": {"x-w": {}}, "x-rbuild": {"x-b": 1}}
+    text = 'name: p\nx-a:\n  - |\n    a\n\n    b\n"x-b": 1\nx-rbuild: 2\nservices: {}\nx-d: 1\n'
+    assert from_yaml(text, "p") == {"name": "p", "x-rbuild": 2, "services": {}}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +69,7 @@ def test_extensions_and_what_yaml_leaves_out() -> None:
     ],
 )  # fmt: skip
 def test_numbers_as_go_writes_them(text: str, value: Any) -> None:
-    found = from_yaml(f"x-a: {text}\n", "p")["x-a"]
+    found = from_yaml(f"x-rbuild: {text}\n", "p")["x-rbuild"]
     assert (found, type(found)) == (value, type(value))
 
 

@@ -133,6 +133,21 @@ def test_documents(tmp_path: Path) -> None:
     assert read(tmp_path, "a: 1\n---\nb: 2\n")[1].line("b") == 3
 
 
+def test_of_anchors_of_one_name_the_last_counts(tmp_path: Path) -> None:
+    text = """
+a: &x {k: 1}
+b: *x
+c: &x {k: 2}
+d: {<<: *x}
+--- # in another document too
+e: [*x]
+"""
+    first, second = read(tmp_path, text)
+    assert first.data == {"a": {"k": 1}, "b": {"k": 1}, "c": {"k": 2}, "d": {"k": 2}}
+    assert second.data == {"e": [{"k": 2}]}
+    assert first.line("d", "k") == 4
+
+
 @pytest.mark.parametrize("text", ["", "# only this\n"])
 def test_empty_file(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, text) == []
@@ -166,7 +181,9 @@ def test_lines_of_settings(tmp_path: Path) -> None:
         ("a: b\n  c: d\n", "f.yaml:2:4", "mapping values"),
         ("a: *gone\n", "f.yaml:1:4", "undefined alias"),
         ("a:\n  b: 1\n  c: 2\n  b: 3\n", "f.yaml:4:3", "key 'b' was already given on line 2"),
-        ("a: &a\n  b: [*a]\n", "f.yaml:1:4", "contains itself"),
+        ("a: &a\n  b: [*a]\n", "f.yaml:2:7", "contains itself"),
+        ("a: &x [1]\nb: &x {<<: *x}\n", "f.yaml:2:12", "contains itself"),
+        ("a: *late\nb: &late 1\n", "f.yaml:1:4", "undefined alias 'late'"),
         ("a: {<<: [1]}\n", "f.yaml:1:9", "mapping"),
         ("? [a]\n: b\n", "f.yaml:1:3", "key"),
         (b"a: 1\nb: x\xff\n", "f.yaml:2:5", "not readable as text"),
@@ -194,9 +211,10 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 def test_deep_nesting_is_refused_and_moderate_is_not(tmp_path: Path) -> None:
     # PyYAML's libyaml of 2026 has a limit of its own, which it may meet first.
     assert re.search("nested deeper|nesting depth", complaint(tmp_path, "[" * 200_000))
-    assert "nested deeper" in complaint(tmp_path, "- " * 101 + "x")
     depth = yamlfile.MAX_DEPTH
+    assert "nested deeper" in complaint(tmp_path, "- " * (depth + 1) + "x")
     assert data(tmp_path, "[" * depth + "]" * depth)
+    assert json.dumps(data(tmp_path, "- " * depth + "x"))
 
 
 @pytest.mark.parametrize("each", ["[{0}]", "{{<<: [{0}]}}", "{{x: [{0}]}}"])

@@ -22,12 +22,13 @@ from typing import Any
 import pytest
 
 from rbuild import byhand
+from rbuild.compose.inputs import walk
 from rbuild.compose.project import Target, locate
 from rbuild.decisions.glance import Run
 from rbuild.decisions.lookout import Lookout
 from rbuild.docker.engine import Container, EngineInfo, Image, Member, Stopping
 from rbuild.docker.reference import familiar, generations
-from rbuild.errors import EngineError, Interrupted, UpError
+from rbuild.errors import EngineError, InputError, Interrupted, UpError
 from rbuild.process import Stop
 from rbuild.refresh import refresh
 from rbuild.registries.registry import Answer, Question
@@ -191,6 +192,8 @@ class Fake:
 
     def render(self, target: Target, *, service_extensions: bool = False) -> tuple[Any, str]:
         self._call("render")
+        for what in walk(target.folder, target.files or target.chosen, {}).unread.values():
+            raise InputError(f"{what}: refused, as Compose does")
         config: Any = copy.deepcopy(self.world.config)
         for service in config["services"].values():
             if "build" in service:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rbuild.compose.interpolation import mentions
-from rbuild.compose.loading import Loaded, documents
+from rbuild.compose.loading import Loaded
 from rbuild.compose.yamlfile import Data, Document
 from rbuild.docker.reference import problem
 from rbuild.errors import ProjectError
@@ -42,8 +42,7 @@ def refuse_invalid(loaded: Loaded, *, up: bool) -> None:
     wrong = [(one, why) for one in _names(loaded, up=up) if (why := problem(one.value))]
     if not wrong:
         return
-    files = documents(loaded.inputs)
-    told = [_told(loaded, files, name, why) for name, why in wrong]
+    told = [_told(loaded, loaded.inputs.documents, name, why) for name, why in wrong]
     # A variable that is not set is what a person has to mend, whatever else it makes wrong.
     told.sort(key=lambda one: one.hint != _SET_IT)
     raise ProjectError(

@@ -11,7 +11,6 @@ import os
 import re
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from rbuild.compose.envfile import Assignment, assignments
@@ -80,6 +79,10 @@ class Inputs:
     """Names that the project's own `.env` files (or COMPOSE_ENV_FILES) define."""
     remote: tuple[str, ...]
     """Includes and extends from git or a registry, as written: not walked."""
+    documents: tuple[Document, ...] = ()
+    """What the compose files hold, as far as it could be read and is a mapping."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Path → what is wrong, of compose files that couldn't be followed; Compose may know better."""
 
 
 def walk(folder: str, files: Sequence[str], environ: Mapping[str, str]) -> Inputs:
@@ -89,10 +92,18 @@ def walk(folder: str, files: Sequence[str], environ: Mapping[str, str]) -> Input
     environment that Compose will get; its PWD should be `folder`, as it is in a shell.
     Missing files are named and otherwise passed over: Compose has the better message. Not named:
     what is read after the configuration (Dockerfiles, bind mounts, `file:` of configs, secrets).
-    Raises InputError for a compose file that can't be read or isn't YAML.
+    Raises nothing: what can't be read or isn't YAML may be something to Compose, and is `unread`.
     """
     found = _Walk()
-    main = _look_at_all(found, folder, files, environ)
+    main, scope = _main_files(found, folder, files, environ)
+    for path in main:
+        found.add_compose_file(path)
+    scope = replace(scope, env={"COMPOSE_PROJECT_NAME": found.name(main, scope), **scope.env})
+    for path in main:
+        try:
+            found.model(path, scope, ())
+        except RecursionError:
+            found.unread[path] = f"{path}: include or extends goes too deep"
     for name in AMBIENT_VARIABLES + (() if files else CHOOSING_VARIABLES):
         found.variables.setdefault(name, Variable(name, False, ""))
     return Inputs(
@@ -102,33 +113,11 @@ def walk(folder: str, files: Sequence[str], environ: Mapping[str, str]) -> Input
         variables=tuple(found.variables[name] for name in sorted(found.variables)),
         dotenv=frozenset(found.dotenv),
         remote=tuple(found.remote),
+        documents=tuple(
+            one for path in found.loaded for one in found.loaded[path] if isinstance(one.data, dict)
+        ),
+        unread=found.unread,
     )
-
-
-def looked_at(
-    folder: str, files: Sequence[str], environ: Mapping[str, str]
-) -> tuple[list[str], list[str]]:
-    """The paths and the variables of a project's inputs, as far as a walk of them gets."""
-    found = _Walk()
-    with suppress(InputError):
-        _look_at_all(found, folder, files, environ)
-    return [*found.paths], [*found.variables, *AMBIENT_VARIABLES, *CHOOSING_VARIABLES]
-
-
-def _look_at_all(
-    found: _Walk, folder: str, files: Sequence[str], environ: Mapping[str, str]
-) -> list[str]:
-    """Walk a project's files; gives the main ones. Raises InputError."""
-    main, scope = _main_files(found, folder, files, environ)
-    for path in main:
-        found.add_compose_file(path)
-    try:
-        scope = replace(scope, env={"COMPOSE_PROJECT_NAME": found.name(main, scope), **scope.env})
-        for path in main:
-            found.model(path, scope, ())
-    except RecursionError:
-        raise InputError(f"{folder}: include or extends goes too deep") from None
-    return main
 
 
 def _main_files(
@@ -187,6 +176,7 @@ class _Walk:
     variables: dict[str, Variable] = field(default_factory=dict)
     dotenv: set[str] = field(default_factory=set)
     remote: dict[str, None] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
     loaded: dict[str, list[Document]] = field(default_factory=dict)
     settings: dict[str, list[Assignment]] = field(default_factory=dict)
     done: set[object] = field(default_factory=set)
@@ -209,7 +199,12 @@ class _Walk:
         """What a compose file holds; nothing where it isn't a file (a pipe can't be read twice)."""
         self.add_compose_file(path)
         if path not in self.loaded:
-            self.loaded[path] = load(path) if os.path.isfile(path) else []
+            self.loaded[path] = []
+            try:
+                if os.path.isfile(path):
+                    self.loaded[path] = load(path)
+            except InputError as error:
+                self.unread[path] = error.message
         return self.loaded[path]
 
     def use(self, name: str, required: bool, scope: _Scope, where: str) -> None:
@@ -239,7 +234,8 @@ class _Walk:
         self.done.add(key)
         self.models += 1
         if self.models > MAX_INCLUDES:
-            raise InputError(f"{path}: more than {MAX_INCLUDES} includes in one project")
+            self.unread[path] = f"{path}: more than {MAX_INCLUDES} includes in one project"
+            return
         for document in self.documents(path):
             self.scan(document, (), scope, binding=True)
             data = document.data

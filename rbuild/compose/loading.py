@@ -19,7 +19,7 @@ from rbuild.compose.inputs import Inputs
 from rbuild.compose.project import Project, Target, require_compose_file
 from rbuild.docker.engine import Engine
 from rbuild.docker.reference import qualified
-from rbuild.errors import ProjectError
+from rbuild.errors import InputError, ProjectError
 from rbuild.settings import FILE_KEYS, MAPPINGS, Given, as_json
 from rbuild.settingsfile import from_mapping, key_lines
 from rbuild.state import record
@@ -75,15 +75,16 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     early = fingerprint.signature(found.paths, names, environ, key)
     if not target.files:
         target = target._replace(chosen=found.main_files)
-    files = documents(found)
-    lines = _service_lines(files)
-    rendered, complaints = engine.render(
-        target, service_extensions=bool(lines) or bool(found.remote)
-    )
+    lines = _service_lines(found.documents)
+    hidden = bool(found.remote or found.unread)
+    try:
+        rendered, complaints = engine.render(target, service_extensions=bool(lines) or hidden)
+    except InputError as error:
+        raise _placed(error, found) from None
     separator = _separator(rendered, found, environ, engine, target)
     parsed = configuration.parse(rendered, project.path, lines, separator)
     # Of files that are included or extended, Compose takes no `x-rbuild`.
-    main = [one for one in files if one.path in found.main_files]
+    main = [one for one in found.documents if one.path in found.main_files]
     own_settings = _own_settings(rendered.get("x-rbuild"), main)
     _refuse_lost_settings(rendered.get("x-rbuild"), main)
 
@@ -106,8 +107,10 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     if separator != "-":
         # Nor does the rendered configuration have the names of what is built.
         digests[f"${_COMPATIBILITY}"] = record.keyed_digest(key, separator.encode())
+    # What is read with Compose's help alone is read anew each time.
+    paths = {**late["paths"], **early["paths"], **dict.fromkeys(found.unread, "not followed")}
     view = {
-        "paths": {**late["paths"], **early["paths"]},
+        "paths": paths,
         "variables": early["variables"],
         "settings": as_json(own_settings),
     }
@@ -134,6 +137,13 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
         rendered=rendered,
         inputs_digest=_inputs_digest(digests, own_settings, rendered, key),
     )
+
+
+def _placed(error: InputError, found: Inputs) -> InputError:
+    """Compose's refusal; where rbuild can't read a file either, what is wrong, with the place."""
+    for what in found.unread.values():
+        return InputError(what, detail=error.detail, hint=error.hint)
+    return error
 
 
 def _separator(
@@ -176,15 +186,6 @@ def _read(folder: str) -> tuple[Record | None, str]:
         return record.read(folder), ""
     except record.Damaged as error:
         return None, error.message
-
-
-def documents(found: Inputs) -> list[yamlfile.Document]:
-    """What the compose files hold; what is read from elsewhere than a file is left out."""
-    read = []
-    for path in found.compose_files:
-        if os.path.isfile(path):
-            read += yamlfile.load(path)
-    return [one for one in read if isinstance(one.data, dict)]
 
 
 def _service_lines(documents: Sequence[yamlfile.Document]) -> dict[tuple[str, str], str]:
@@ -352,4 +353,8 @@ def _notes(complaints: str, found: Inputs) -> tuple[str, ...]:
         + (f" ({places[name]})" if places.get(name) else "")
         for name in _UNSET.findall(complaints)
     )
-    return (*notes, *(f"{one}: not read by rbuild, changes go unseen" for one in found.remote))
+    return (
+        *notes,
+        *(f"{one}: not read by rbuild, changes go unseen" for one in found.remote),
+        *(f"{one}; Compose reads it: asked anew at each run" for one in found.unread.values()),
+    )

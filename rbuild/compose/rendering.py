@@ -6,6 +6,8 @@ or compares configurations has the JSON form; one that came as YAML must not loo
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 from rbuild.compose import yamlfile
@@ -20,17 +22,39 @@ _NAMED = {
     "configs", "depends_on", "models", "networks", "secrets", "services", "ulimits", "volumes",
 }  # fmt: skip
 
+_OURS = "x-rbuild"
+# A key at the top with all that is below it, as Compose indents it.
+_JSON_EXTENSION = re.compile(r'^  "x-(?!rbuild":).*?(?=^  "|^\})', re.DOTALL | re.MULTILINE)
+_LAST_COMMA = re.compile(r",?\s*\}\s*\Z")
+_YAML_EXTENSION = re.compile(r"^\"?x-(?!rbuild\"?:).*\n(?: .*\n|\n)*", re.MULTILINE)
+
+
+def from_json(text: str) -> dict[str, Any] | None:
+    """The configuration that `docker compose config --format json` gave; None if it is none.
+
+    The top's `x-` keys are left out, all but `x-rbuild`: nothing comes of them.
+    """
+    try:
+        try:
+            found = json.loads(text)
+        except RecursionError:
+            # Nothing else can be nested so deep.
+            found = json.loads(_LAST_COMMA.sub(r"\n}", _JSON_EXTENSION.sub("", text)))
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {key: value for key, value in found.items() if not _is_extension(key)}
+
 
 def from_yaml(text: str, where: str) -> dict[str, Any]:
-    """The configuration that `docker compose config --format yaml` gave, as JSON would have it.
+    """The configuration that `docker compose config --format yaml` gave, as from JSON.
 
     `where` names it in errors. Raises InputError for what is not YAML.
     """
-    (document,) = yamlfile.read(text.encode(), where, numbers=True)
-    assert isinstance(document.data, dict)
     found: dict[str, Any] = {
-        key: value if key.startswith("x-") else _without_extensions(key, value)
-        for key, value in document.data.items()
+        key: value if key == _OURS else _without_extensions(key, value)
+        for key, value in _read(text, where).items()
     }
     for service in (found.get("services") or {}).values():
         _add_what_json_has(service)
@@ -41,9 +65,7 @@ def from_yaml(text: str, where: str) -> dict[str, Any]:
 
 def service_extensions(text: str, where: str) -> dict[str, dict[str, Any]]:
     """The `x-` keys of each service, from the same text: JSON leaves them out."""
-    (document,) = yamlfile.read(text.encode(), where, numbers=True)
-    assert isinstance(document.data, dict)
-    services: Any = document.data.get("services") or {}
+    services = _read(text, where).get("services") or {}
     return {
         name: {key: value for key, value in service.items() if key.startswith("x-")}
         for name, service in services.items()
@@ -59,6 +81,16 @@ def settle_ssh(rendered: dict[str, Any]) -> None:
         build = service.get("build") or {}
         if build.get("ssh"):
             build["ssh"] = sorted(one.replace(": ", "=", 1) for one in build["ssh"])
+
+
+def _read(text: str, where: str) -> dict[str, Any]:
+    (document,) = yamlfile.read(_YAML_EXTENSION.sub("", text).encode(), where, numbers=True)
+    assert isinstance(document.data, dict)
+    return document.data
+
+
+def _is_extension(key: str) -> bool:
+    return key.startswith("x-") and key != _OURS
 
 
 def _without_extensions(key: str, value: Any) -> Any:

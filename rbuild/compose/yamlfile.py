@@ -2,16 +2,16 @@
 
 Scalars follow Compose's reader (go-yaml 3), not YAML 1.1: `yes`, `1:30` and `2001-01-01` are text.
 So are numbers that aren't plain decimals (`0x1F`, `010`, `1e3`): nothing of ours needs their value.
-The file is read into nodes and turned into data here, so that aliases stay shared (a "billion
+The file's events are turned into nodes and data here, so that aliases stay shared (a "billion
 laughs" file costs no more than its own size) and every problem can name its line.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import yaml
 from yaml.reader import ReaderError
@@ -25,12 +25,14 @@ except ImportError:  # PyYAML without libyaml: the same results, slower
 
 Data: TypeAlias = "bool | int | float | str | list[Data] | dict[str, Data] | None"
 
-MAX_DEPTH = 100
-"""Levels of nesting that are read. libyaml's Python binding crashes the process at some 100,000."""
+MAX_DEPTH = 800
+"""Levels of nesting that are read; what is to be done with the data may recurse."""
 
 _MERGE = "tag:yaml.org,2002:merge"
 _TEXT = "tag:yaml.org,2002:str"
 _STANDARD = "tag:yaml.org,2002:"
+_PLAIN = _STANDARD
+"""Of a scalar whose looks decide what it is."""
 _NULLS = {"", "~", "null", "Null", "NULL"}
 _BOOLS = {
     word: value
@@ -93,7 +95,8 @@ def load(path: str) -> list[Document]:
     """The documents of the YAML file `path`, in order; an empty file has none.
 
     Of Compose's tags, `!reset` drops the value together with its key and `!override` changes
-    nothing; unknown tags are ignored. Keys are the text in the file, whatever they look like.
+    nothing; unknown tags are ignored. Keys are the text in the file, whatever they look like. Of
+    several anchors of one name the last before an alias counts, in another document too.
     Raises InputError ("file:line:column: what") where the file can't be read, isn't YAML, gives a
     key twice (an error in Compose too), contains itself, or is nested deeper than MAX_DEPTH.
     """
@@ -111,61 +114,96 @@ def read(raw: bytes, path: str, *, numbers: bool = False) -> list[Document]:
     With `numbers`, those that Compose writes as `1e+06`, and very long ones, are no text.
     """
     try:
-        _check_depth(path, raw)
-        roots = list(yaml.compose_all(raw, Loader=_Loader))
+        return _Reader(path, numbers).documents(yaml.parse(raw, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         what = ", ".join(text for text in (error.problem, error.context) if text)
         raise _error(path, error.problem_mark or error.context_mark, what) from error
     except ReaderError as error:
         raise InputError(_undecodable(path, raw, error)) from error
-    return [Document(path, _Builder(path, numbers).build(root), root) for root in roots]
 
 
-def _check_depth(path: str, raw: bytes) -> None:
-    depth = 0
-    for event in yaml.parse(raw, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                what = f"nested deeper than {MAX_DEPTH} levels"
-                raise _error(path, event.start_mark, what)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+class _Reader:
+    """Turns the events of a file into nodes and data, from the inside out.
 
-
-class _Builder:
-    """Turns the nodes of one document into data; a node reached twice is built once."""
+    PyYAML's own composer knows nothing of anchors that are defined twice or in another document.
+    """
 
     def __init__(self, path: str, numbers: bool) -> None:
         self.path = path
         self.numbers = numbers
-        self.done: dict[int, Data] = {}
-        self.open: set[int] = set()
+        self.anchors: dict[str, yaml.Node] = {}
+        self.data: dict[int, Data] = {}
+        """By node; one that isn't here yet is still open."""
 
-    def build(self, node: yaml.Node) -> Data:
-        if isinstance(node, yaml.ScalarNode):
-            return None if node.tag == "!reset" else self._scalar(node)
-        if id(node) in self.open:
-            raise _error(self.path, node.start_mark, "this value contains itself")
-        if id(node) not in self.done:
-            self.open.add(id(node))
-            if node.tag == "!reset":
-                self.done[id(node)] = None
-            elif isinstance(node, yaml.MappingNode):
-                self.done[id(node)] = self._mapping(node)
+    def documents(self, events: Iterable[yaml.Event]) -> list[Document]:
+        """All documents."""
+        found: list[Document] = []
+        open_nodes: list[yaml.CollectionNode] = []
+        for event in events:
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_nodes.append(self._open(event))
+                if len(open_nodes) > MAX_DEPTH:
+                    what = f"nested deeper than {MAX_DEPTH} levels"
+                    raise _error(self.path, event.start_mark, what)
+                continue
+            if isinstance(event, yaml.ScalarEvent):
+                node: yaml.Node = self._leaf(event)
+            elif isinstance(event, yaml.AliasEvent):
+                node = self._target(event)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                node = self._close(open_nodes.pop())
             else:
-                items = [item for item in node.value if item.tag != "!reset"]
-                self.done[id(node)] = [self.build(item) for item in items]
-            self.open.discard(id(node))
-        return self.done[id(node)]
+                continue
+            if open_nodes:
+                open_nodes[-1].value.append(node)
+            else:
+                found.append(Document(self.path, self.data[id(node)], node))
+        return found
 
-    def _scalar(self, node: yaml.ScalarNode) -> Data:
+    def _open(self, event: yaml.CollectionStartEvent) -> yaml.CollectionNode:
+        is_map = isinstance(event, yaml.MappingStartEvent)
+        kind = yaml.MappingNode if is_map else yaml.SequenceNode
+        mark: Any = event.start_mark
+        node = kind(event.tag or "", [], mark)
+        if event.anchor:
+            self.anchors[event.anchor] = node
+        return node
+
+    def _leaf(self, event: yaml.ScalarEvent) -> yaml.ScalarNode:
+        tag, mark = event.tag, cast(Any, event.start_mark)
+        if tag in (None, "!"):
+            is_plain = event.implicit[0]
+            tag = (_MERGE if event.value == "<<" else _PLAIN) if is_plain else _TEXT
+        node = yaml.ScalarNode(tag, event.value, mark, style=event.style)
+        self.data[id(node)] = None if tag == "!reset" else self._value(node)
+        if event.anchor:
+            self.anchors[event.anchor] = node
+        return node
+
+    def _value(self, node: yaml.ScalarNode) -> Data:
         value = _scalar(node)
         if self.numbers and not node.style and isinstance(value, str) and _GO.fullmatch(value):
             number = int(value) if value.isdecimal() else float(value)
             # As Go's JSON has it.
             return int(number) if abs(number) < 1e21 and number == int(number) else number
         return value
+
+    def _target(self, event: yaml.AliasEvent) -> yaml.Node:
+        node = self.anchors.get(event.anchor or "")
+        if node is None:
+            raise _error(self.path, event.start_mark, f"undefined alias {event.anchor!r}")
+        if id(node) not in self.data:
+            raise _error(self.path, event.start_mark, "the value contains itself")
+        return node
+
+    def _close(self, node: yaml.CollectionNode) -> yaml.CollectionNode:
+        if isinstance(node, yaml.MappingNode):
+            node.value = list(zip(node.value[::2], node.value[1::2], strict=True))
+            data: Data = self._mapping(node)
+        else:
+            data = [self.data[id(item)] for item in node.value if item.tag != "!reset"]
+        self.data[id(node)] = None if node.tag == "!reset" else data
+        return node
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Data]:
         lines: dict[str, int] = {}
@@ -180,13 +218,13 @@ class _Builder:
             lines[key.value] = _line(key)
             if key.tag == _MERGE:
                 for source in _sources(value):
-                    part = self.build(source)
+                    part = self.data[id(source)]
                     if not isinstance(part, dict):
                         what = "'<<' takes a mapping or a list of mappings"
                         raise _error(self.path, value.start_mark, what)
                     merged = part | merged
             elif value.tag != "!reset":
-                own[key.value] = self.build(value)
+                own[key.value] = self.data[id(value)]
         return merged | own
 
 

@@ -153,7 +153,7 @@ class Whales:
         if result.code and full:
             rendered = rendering.from_yaml(full.output, where)
         else:
-            rendered, told = _json(result.output, dict), result
+            rendered, told = rendering.from_json(result.output), result
         if rendered is None:
             self._check_compose()
             raise EngineError(

@@ -297,3 +297,73 @@ def test_a_project_of_which_compose_makes_no_json(
     ran = project.rbuild()
     assert ran.code == 3, ran.err
     assert environments(project) == before
+
+
+# ---------------------------------------------------------------- YAML
+
+
+def test_an_anchor_that_is_defined_twice(project: Project) -> None:
+    project.write(
+        "compose.yml",
+        f"""\
+x-a: &app {{image: $BASE, init: true, command: sleep 1000}}
+services:
+  a: *app
+x-b: &app
+  build: {{context: ., dockerfile_inline: "FROM $BASE\\nCMD exec sleep 1000"}}
+  init: true
+include: [more.yml]
+---
+services:
+  b: {{<<: *app, environment: {{A: "${{A:-1}}"}}}}
+{SETTLE}""",
+    )
+    project.write("more.yml", "services: {c: {image: $BASE, init: true, command: sleep 999}}\n")
+    ran = project.rbuild()
+    assert ran.code == 0, ran.err
+    assert set(ids(project)) == {f"{project.name}-{name}-1" for name in "abc"}
+    assert project.rbuild("-v").out.count("note:") == 0
+    project.edit("more.yml", "999", "998")
+    assert f"changed: {project.folder}/more.yml" in project.rbuild().out
+    assert "$A" in project.rbuild("-n", A="2").out
+
+
+def test_what_only_compose_can_follow_is_asked_of_compose(project: Project, own: str) -> None:
+    deep = "[" * 1200 + "]" * 1200
+    project.write(
+        "compose.yml",
+        f"""\
+x-deep: {deep}
+include: [more.yml]
+services:
+  a: {{image: $BASE, init: true, command: sleep 1000, environment: {{A: "${{A:-1}}"}}}}
+  hand: {{image: $BASE, init: true, command: sleep 1000, x-rbuild: {{update: manual}}}}
+{SETTLE}""",
+    )
+    project.write("more.yml", "services: {c: {image: $BASE, init: true, command: sleep 999}}\n")
+    ran = project.rbuild()
+    assert ran.code == 0, ran.err
+    before = ids(project)
+    ran = project.rbuild("-v")
+    assert "fresh until" in ran.out
+    assert f"{project.folder}/compose.yml:1:1" in ran.out
+    assert "; Compose reads it: asked anew at each run" in ran.out
+    assert project.rbuild() == Ran(0, "", "")
+    # Neither what it includes nor its variables are known, and nothing is missed.
+    project.edit("more.yml", "999", "998")
+    ran = project.rbuild()
+    assert ran.code == 0, ran.err
+    assert "changed: " in ran.out
+    project.env["A"] = "2"
+    ran = project.rbuild()
+    assert ran.code == 0, ran.err
+    after = ids(project)
+    moved = {name.split("-")[1] for name in before if before[name] != after[name]}
+    assert moved == {"a", "c"}
+    # Once Compose refuses it as well, the place is told.
+    project.edit("compose.yml", "image: ", "imago: ")
+    ran = project.rbuild()
+    assert ran.code == 1
+    assert ran.err.startswith(f"{project.folder}/compose.yml:1:1")
+    assert "imago" in ran.err
+    assert ids(project) == after

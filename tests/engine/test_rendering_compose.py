@@ -42,9 +42,22 @@ def test_from_yaml_it_is_what_json_says(compose: str, name: str, tmp_path: Path)
     shutil.copy(FILES / f"{name}.yaml", tmp_path / "compose.yaml")
     (tmp_path / "e.env").write_text("E=1\n")
     (tmp_path / "labels.env").write_text("L=1\n")
-    wanted = json.loads(config(tmp_path, "json"))
+    wanted = rendering.from_json(config(tmp_path, "json"))
     found = rendering.from_yaml(config(tmp_path, "yaml"), "here")
     assert json.dumps(found, sort_keys=True) == json.dumps(wanted, sort_keys=True)
+
+
+@pytest.mark.parametrize("depth", [300, 1200])
+def test_what_is_nested_deep_does_not_matter(compose: str, tmp_path: Path, depth: int) -> None:
+    deep = "[" * depth + "]" * depth
+    (tmp_path / "compose.yaml").write_text(
+        f"name: p\nx-a: {deep}\nx-rbuild: {{keep-images: 2}}\n'x-b': {{a: {deep}}}\n"
+        "services:\n  web: {x-own: 1, image: a, environment: {x-a: 1}}\nx-z: [1]\n"
+    )
+    found, _ = Whales(Stop()).render(Target(str(tmp_path)), service_extensions=True)
+    assert found.keys() == {"name", "networks", "services", "x-rbuild"}
+    assert found["services"]["web"]["x-own"] == 1
+    assert found["x-rbuild"] == {"keep-images": 2}
 
 
 def test_keys_for_builds_are_rendered(compose: str, tmp_path: Path) -> None:
