@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rbuild.compose.bases import Bases, Need, concerned, find
+from rbuild.compose.bases import Bases, Need, concerned, find, require_compose
 from rbuild.compose.configuration import parse
 from rbuild.errors import InputError, ProjectError
 
@@ -309,3 +309,28 @@ def test_whoever_runs_what_is_built_is_concerned_however_it_is_spelled(image: st
     build = {"context": "/p/a", "tags": ["app:1"]}
     services = {"web": {"image": "app", "build": build}, "worker": {"image": image}}
     assert touched(services, X) == {"web", "worker"}
+
+
+@pytest.mark.parametrize(
+    ("version", "leave", "refused"),
+    [
+        ("2.26.1-4", (), True),
+        ("v2.32.4", (), True),
+        ("2.33.0", (), False),
+        ("2.40.3+ds1-3", (), False),
+        ("5.0.0", (), False),
+        ("2.26.1", ("web",), False),
+        ("", (), False),
+    ],
+)
+def test_contexts_of_services_need_a_compose_that_knows_them(
+    version: str, leave: tuple[str, ...], refused: bool
+) -> None:
+    contexts = {"core": "service:core", "other": "docker-image://x"}
+    services = {"web": inline("FROM core", additional_contexts=contexts), "core": inline("FROM x")}
+    configuration = parse({"name": "p", "services": services}, "/p")
+    if not refused:
+        require_compose(configuration, version, leave)
+        return
+    with pytest.raises(ProjectError, match="additional_contexts"):
+        require_compose(configuration, version, leave)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,9 @@ from rbuild.compose.configuration import Configuration, Service
 from rbuild.compose.fingerprint import dockerfile_of, is_local_context
 from rbuild.docker.reference import problem, qualified
 from rbuild.errors import InputError, ProjectError
+
+# From which version Compose builds from what another service builds.
+_SERVICE_CONTEXTS = (2, 33, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,28 @@ def find(
         rests_on=others,
         unknown=tuple(unknown),
     )
+
+
+def require_compose(
+    configuration: Configuration, version: str, leave: Collection[str] = ()
+) -> None:
+    """Raise ProjectError for a build that takes files from another service's, where Compose can't.
+
+    `version` is Compose's, empty if it isn't known; services to `leave` are not built.
+    """
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    if not numbers or numbers >= _SERVICE_CONTEXTS:
+        return
+    for service in configuration.services.values():
+        contexts = (service.build or {}).get("additional_contexts") or {}
+        for key, source in contexts.items():
+            if str(source).startswith("service:") and service.name not in leave:
+                raise ProjectError(
+                    f"services.{service.name}.build.additional_contexts.{key}: "
+                    f"Compose {version} can't build from {source}",
+                    hint="Compose 2.33 and newer can; or name its image, and write "
+                    "docker-image://NAME",
+                )
 
 
 def concerned(

@@ -44,6 +44,7 @@ def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
     left = plan.leave_alone(configuration, containers, interrupted.get("stopped") or (), unsure)
     unbuilt = plan.leave_unbuilt(configuration, left, images)
     needs = bases.find(configuration, _read_file, info.platform, unbuilt)
+    bases.require_compose(configuration, info.compose, unbuilt)
     limited = _is_limited(scene)
     if limited:
         services_changed = scene.contexts.services if scene.contexts else ()

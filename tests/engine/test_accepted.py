@@ -14,6 +14,7 @@ from .tools import (
     image_id,
     inside,
     last_run,
+    log,
     own_tags,
     publish,
     record,
@@ -367,3 +368,43 @@ services:
     assert ran.err.startswith(f"{project.folder}/compose.yml:1:1")
     assert "imago" in ran.err
     assert ids(project) == after
+
+
+# ---------------------------------------------------------------- contexts that are services
+
+
+def test_a_context_that_is_a_service(project: Project, own: str, plugin: dict[str, str]) -> None:
+    base = f"{own}/base:1"
+    publish(base, "one")
+    project.write(
+        "compose.yml",
+        f"""\
+services:
+  web:
+    init: true
+    build:
+      context: .
+      additional_contexts: {{core: "service:core"}}
+      dockerfile_inline: |
+        FROM core
+        {IDLE}
+  core: {{image: {project.name}-core, scale: 0, build: .}}
+{SETTLE}""",
+    )
+    project.write("Dockerfile", f"FROM {base}\nRUN echo core > /core\n")
+    if plugin:
+        ran = project.rbuild(**plugin)
+        assert ran.code == 0, ran.err
+        found = inside(f"{project.name}-web-1", "cat", "/core", "/version")
+        assert found.split() == ["core", "one"]
+        return
+    for flags in (("-n",), ("--force-rebuild",)):
+        ran = project.rbuild("--json", *flags)
+        assert ran.code == 1
+        (one,) = ran.document["projects"]
+        where = "services.web.build.additional_contexts.core: Compose 2."
+        assert one["error"]["message"].startswith(where)
+        assert one["error"]["message"].endswith("can't build from service:core")
+        assert one["error"]["hint"].startswith("Compose 2.33 and newer can")
+    assert not log(project)
+    assert project.images() == set()
