@@ -177,7 +177,7 @@ def _keep(scene: Scene, known: Record, containers: Sequence[Container]) -> Gener
     """Keep what runs now, for the case that the way back fails, or is itself to be undone."""
     assert scene.loaded
     services = scene.loaded.configuration.services
-    names = [name for one in services.values() if one.has_image for name in (one.image, *one.tags)]
+    names = [name for one in services.values() for name in one.images]
     images = scene.engine.images(names)
     assert scene.info
     one, missing = keeping.keep(

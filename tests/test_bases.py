@@ -334,3 +334,22 @@ def test_contexts_of_services_need_a_compose_that_knows_them(
         return
     with pytest.raises(ProjectError, match="additional_contexts"):
         require_compose(configuration, version, leave)
+
+
+def test_who_mounts_what_has_moved_is_concerned() -> None:
+    mount = {"type": "image", "target": "/data"}
+    services = {
+        "a": {"image": "x", "volumes": [{**mount, "source": "data:1"}]},
+        "b": {**inline("FROM y"), "volumes": [{**mount, "source": "data:1"}]},
+        "c": {"image": "x", "volumes": [{**mount, "source": "p-d"}]},
+        "d": inline("FROM z"),
+    }
+    configuration = parse({"name": "p", "services": services}, "/p")
+    bases = find(configuration, lambda path: b"", HOST)
+
+    def moved(name: str) -> set[str]:
+        return set(concerned(configuration, bases, [name]))
+
+    assert moved("docker.io/library/data:1") == {"a", "b"}
+    # What is built upon something that has moved, and mounted.
+    assert moved("docker.io/library/z:latest") == {"c", "d"}

@@ -283,6 +283,16 @@ def test_the_separator_is_that_of_the_names_that_nobody_gave(images: list[str], 
     assert [services[name].image for name in ("web", "named")] == [f"p{found}web", "p_web"]
 
 
+def test_images_of_a_service() -> None:
+    mounts = [
+        {"type": "image", "source": "data", "target": "/a"}, {"type": "bind", "source": "/x"},
+        {"type": "image", "source": "data", "target": "/b"}, {"type": "tmpfs", "target": "/t"},
+    ]  # fmt: skip
+    found = service(image="x", build={"context": "/", "tags": ["y"]}, volumes=mounts)
+    assert (found.mounts, found.images) == (("data",), ("x", "y", "data"))
+    assert service(provider={"type": "x"}).images == ()
+
+
 def test_without_default_names_there_is_no_separator_to_tell() -> None:
     assert separator({"name": "p", "services": {"a": {"image": "x"}}}, ["x"]) == "-"
     assert separator({"name": "p"}, []) == "-"

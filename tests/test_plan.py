@@ -47,6 +47,7 @@ def make(
     all_services: Sequence[str] | None = None,
     held: Sequence[str] = (),
     digests: Mapping[str, str] | None = None,
+    mounted: Mapping[str, Mapping[str, str]] | None = None,
     **more: Any,
 ) -> Plan:
     known: dict[str, Any] = {
@@ -61,6 +62,7 @@ def make(
         None if all_services is None else frozenset(all_services),
         held=frozenset(held),
         digests=digests or {},
+        mounted=mounted or {},
     )
     return plan.make(configuration(**services), bases, observed, **{**known, **more})
 
@@ -642,3 +644,58 @@ def test_what_was_failing_and_how_often_it_restarted() -> None:
 def test_leftovers_are_handed_to_up() -> None:
     left_over = box("web", "created", name="abc_p-web-1", replaces="abc")
     assert only(make({"web": {}}, containers=[left_over]), Up).leftovers == (left_over,)
+
+
+# Images that are mounted
+
+
+DATA = {"type": "image", "source": "data:1", "target": "/data"}
+
+
+@pytest.mark.parametrize(
+    ("service", "here", "fetched"),
+    [
+        ({}, True, True),
+        ({}, False, True),
+        ({"pull_policy": "build", **BUILT}, True, True),
+        ({"pull_policy": "never"}, True, False),
+        ({"pull_policy": "never"}, False, True),
+        ({"pull_policy": "missing"}, True, False),
+        ({"pull_policy": "missing"}, False, True),
+        ({"pull_policy": "daily"}, True, True),
+        ({"scale": 0}, False, False),
+        ({"x-rbuild": {"update": "manual"}}, True, False),
+    ],
+)
+def test_a_mounted_image_is_pulled(service: Any, here: bool, fetched: bool) -> None:
+    images = {"data:1": image("data:1")} if here else {}
+    made = make({"web": {"image": "x", **service, "volumes": [DATA, DATA]}}, images=images)
+    assert (("data:1", "") in pulled(made)) is fetched
+    full = "docker.io/library/data:1"
+    policy = service.get("pull_policy", "")
+    watched = policy not in ("never", "missing") and "x-rbuild" not in service and fetched
+    assert (full in made.rests["image"]) is watched
+
+
+def test_a_mounted_image_is_required_kept_and_looked_after() -> None:
+    images = {"data:1": image("data:1"), "p-other": image("p-other")}
+    other = {**DATA, "source": "p-other"}
+    made = make(
+        {"web": {"image": "x", "volumes": [DATA, other]}, "other": BUILT, "idle": BUILT},
+        containers=[box("web")],
+        images=images,
+        mounted={"web": {"data:1": "sha256:old", "p-other": "sha256:p-other"}, "gone": {"x": "y"}},
+    )
+    # One that is built here is nobody's to pull.
+    assert pulled(made) == [("x", ""), ("data:1", "")]
+    assert [step.purpose for step in made.steps if isinstance(step, Pull)][1] == plan.MOUNT
+    required = only(made, Require).images
+    assert required[:3] == (("web", "x"), ("web", "data:1"), ("web", "p-other"))
+    keep = only(made, Keep)
+    assert ("data:1", "sha256:data:1") in keep.names
+    assert [found for found, _ in keep.images] == ["sha256:web", "sha256:data:1", "sha256:p-other"]
+    assert len({tag for _, tag in keep.images}) == 3
+    assert only(made, Up).mounted == (
+        ("web", "data:1", "sha256:old"), ("web", "p-other", "sha256:p-other")
+    )  # fmt: skip
+    assert not pulled(make({"web": {"image": "x", "volumes": [DATA]}}, up=False))

@@ -113,6 +113,24 @@ def test_only_what_was_made_anew_is_brought_up() -> None:
     assert [one.service for one in awaited(found)] == ["web", "db"]
 
 
+def test_what_mounts_an_image_is_made_anew_by_force() -> None:
+    generation = made_of(kept("web", "a"), kept("db", "b"))
+    now = [box("web", "c"), box("db", "b", image="old-db")]
+
+    def brought_up(way: Back) -> tuple[str, ...]:
+        (step,) = [one for one in way.steps if isinstance(one, Up)]
+        return step.options
+
+    plain = brought_up(back(generation, now, here("web", "db")))
+    assert "--force-recreate" not in plain
+    mounting = service("web", mounts=("data",))
+    images = here("web", "db", data="new-data") | {"old-data": Image("old-data")}
+    generation = replace(generation, names={**generation.names, "data": "old-data"})
+    way = back(generation, now, images, services=[mounting])
+    assert brought_up(way) == ("--force-recreate", *plain)
+    assert any(("data", "old-data") in one.names for one in way.steps if isinstance(one, Restore))
+
+
 def test_where_nothing_was_touched_nothing_is_brought_up() -> None:
     now = [box("web", "web-1", image="old-web"), box("db", "db-1", image="old-db")]
     found = back(WEB_DB, now)

@@ -202,6 +202,27 @@ def test_what_cannot_be_put_back_is_told_and_the_rest_still_is() -> None:
     assert engine.asked == [("tag", "old-2", "two"), ("untag", KEPT)]
 
 
+# What is mounted
+
+
+def test_where_a_mounted_image_has_moved_containers_are_made_anew() -> None:
+    engine = Fake(found={"x": Image("x"), "data": Image("new"), "same": Image("same")})
+    engine.shown = lambda: [box(service="a"), box(service="b")]
+    job = work(engine, {"a": {}, "b": {}, "c": {}})
+    run(Require((("a", "x"), ("a", "data"), ("b", "same"))), job)
+    assert job.required == {"x": "x", "data": "new", "same": "same"}
+    mounted = (("a", "data", "old"), ("b", "same", "same"), ("c", "data", "old"))
+    options = ("--scale=a=2", "--scale=b=2")
+    run(Up(("a", "b", "c"), options, mounted=mounted), job)
+    made, brought_up = [options for kind, _, options, _ in engine.asked if kind == "up"]
+    assert made == ("--no-start", "--force-recreate", "--scale=a=2", "--no-deps", "--", "a")
+    assert brought_up == options
+    # Where nothing has moved, Compose decides.
+    engine.asked.clear()
+    run(Up(("a", "b"), (), mounted=mounted[1:]), job)
+    assert [one[2] for one in engine.asked if one[0] == "up"] == [()]
+
+
 # Ports
 
 

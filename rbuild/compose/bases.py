@@ -133,7 +133,8 @@ def concerned(
         if qualified(need.reference) in moved:
             found.update(need.services)
     for service in services.values():
-        if (not service.build and qualified(service.image) in moved) or (
+        runs = () if service.build else (service.image,)
+        if not {*map(qualified, (*runs, *service.mounts))}.isdisjoint(moved) or (
             service.build and not {*watched}.isdisjoint(moved)
         ):
             found.add(service.name)
@@ -149,7 +150,7 @@ def concerned(
             for one in services.values()
             if one.name not in found
             and (
-                qualified(one.image) in made
+                not made.isdisjoint(map(qualified, (one.image, *one.mounts)))
                 or bases.rests_on.get(one.name, frozenset()) & found
                 or {*one.shares, *one.restarts_with} & found
             )

@@ -58,6 +58,13 @@ class Service:
     """Whether the compose file gives its image a name."""
     missing: str = ""
     """What its build needs and is not there: it has no `build`, and its image is pulled."""
+    mounts: tuple[str, ...] = ()
+    """Images whose files its containers have as volumes (Compose 2.33, engine 28)."""
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of all images that it runs, builds or mounts."""
+        return (*((self.image, *self.tags) if self.has_image else ()), *self.mounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +233,13 @@ def _service(
             if isinstance(one, dict) and one.get("restart")
         ),
         is_named=bool(data.get("image")),
+        mounts=tuple(
+            dict.fromkeys(
+                str(mount["source"])
+                for mount in data.get("volumes") or ()
+                if mount.get("type") == "image" and mount.get("source")
+            )
+        ),
         ports=tuple(
             Port(int(one["published"]), one.get("host_ip", ""), one.get("protocol", "tcp"))
             for one in data.get("ports") or ()

@@ -197,13 +197,14 @@ def of_record(known: Record) -> Node:
     """A project by its record."""
     makes = frozenset(known.builds)
     images = {qualified(one["reference"]) for one in known.services.values() if "reference" in one}
+    images |= {qualified(name) for one in known.services.values() for name in one.get("mounts", ())}
     return Node(known.name, makes, frozenset(known.bases) - makes, frozenset(images) - makes)
 
 
 def of_configuration(configuration: Configuration) -> Node:
     """A project by its files."""
     makes = frozenset(map(qualified, configuration.built_images))
-    images = {qualified(one.image) for one in configuration.services.values() if one.has_image}
+    images = {qualified(name) for one in configuration.services.values() for name in one.images}
     try:
         # Platforms decide about images, and hardly ever about projects.
         needs = bases.find(configuration, _content, "linux/amd64").needs

@@ -80,8 +80,10 @@ def plan(
         f"--scale={name}={count}" for name, count in counts.items() if services[name].scale != count
     ]
     leftovers = tuple(one for one in now if one.replaces and one not in drop)
-    # Compose does not see either that a namespace is gone under a container.
-    forced = ["--force-recreate"] if members or force else []
+    # Compose sees neither that a namespace is gone under a container nor that an image that it
+    # mounts is another one.
+    mounts = any(services[name].mounts for name in moving)
+    forced = ["--force-recreate"] if members or force or mounts else []
     if moving or leftovers:
         steps.append(
             Up(

@@ -136,6 +136,7 @@ def _plan(
     """Ask the engine what is there now, and plan the way from it."""
     wanted = [
         *kept.names,
+        *kept.names.values(),
         *(one for k in kept.services.values() for one in (k.image, k.tag, k.reference)),
         *(one.image for one in services.values()),
     ]

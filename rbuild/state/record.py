@@ -371,7 +371,9 @@ def _check(record: Record) -> None:
             raise TypeError("rests")
     if not all(len(one) >= 3 for one in record.contexts.values()):
         raise ValueError("contexts")
-    if not all(type(one) is str for one in (*record.makes.values(), *record.content.values())):
+    mounts = [text for one in record.services.values() for text in one.get("mounts", {}).values()]
+    ids = (*record.makes.values(), *record.content.values(), *mounts)
+    if not all(type(one) is str for one in ids):
         raise TypeError("makes")
     underway = record.underway or {}
     numbers += [*underway.get("scales", {}).values(), underway.get("lost", 0)]

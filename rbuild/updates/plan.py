@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rbuild.compose.bases import Bases
@@ -31,6 +31,11 @@ from rbuild.updates.step import (
 )
 
 IMAGE = "image of a service"
+MOUNT = "image that a service mounts"
+# Policies that take what is here.
+_KEEPS = ("never", "missing", "if_not_present")
+# What is pulled for services, and not for builds.
+_FOR_SERVICES = (IMAGE, MOUNT)
 # States in which a container has its ports.
 HOLDING = ("running", "paused")
 
@@ -74,6 +79,8 @@ class Observed:
     """Qualified names of images whose newest digest must not be taken yet."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Qualified name → the digest to take, and no other."""
+    mounted: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Service → name and ID of the images that its containers mount, as far as that is known."""
 
 
 def leave_alone(
@@ -192,19 +199,19 @@ def make(
     pulls, more = _pulls(configuration, bases, observed, left)
     if not up:
         # What is not started needs no image.
-        pulls = [one for one in pulls if one.purpose != IMAGE]
+        pulls = [one for one in pulls if one.purpose not in _FOR_SERVICES]
     notes += more
 
     steps: list[Step] = [
         _keep(configuration, containers, observed.images, stamp, names_interrupted, up=up)
     ]
-    steps += [one for one in pulls if one.purpose != IMAGE]
+    steps += [one for one in pulls if one.purpose not in _FOR_SERVICES]
     for group in bases.order:
         remote = tuple(name for name in group if name in bases.unknown)
         local = tuple(name for name in group if name not in bases.unknown)
         steps += [Build(local)] if local else []
         steps += [Build(remote, pull=True)] if remote else []
-    steps += [one for one in pulls if one.purpose == IMAGE]
+    steps += [one for one in pulls if one.purpose in _FOR_SERVICES]
     if push:
         steps += _push(configuration, bases)
 
@@ -236,7 +243,9 @@ def make(
             _expectation(one, by_hand, ended_before, one.name in failing) for one in wanted
         )
         steps += [
-            Require(tuple((one.name, one.image) for one in wanted)),
+            Require(
+                tuple((one.name, image) for one in wanted for image in (one.image, *one.mounts))
+            ),
             replace(
                 _up(configuration, observed, left, by_hand),
                 orphans=tuple(orphans),
@@ -264,18 +273,31 @@ def make(
         rests={
             BASE: {qualified(one.reference): one.reference for one in bases.needs},
             IMAGE_KIND: {
-                qualified(one.image): one.image
+                qualified(image): image
                 for one in configuration.services.values()
-                if up and one.name not in left and is_pulled(one)
+                if up and one.name not in left
+                for image in pulled(one)
             },
         },
     )
 
 
-def is_pulled(service: Service) -> bool:
-    """Whether an update pulls a service's image though one is here."""
-    own = not service.build and service.has_image and bool(service.scale)
-    return own and _wants_pull(service, present=True)
+def pulled(service: Service) -> list[str]:
+    """Names of the images that an update pulls for a service though they are here."""
+    found = _pulled(service, lambda name: True)
+    return [name for name, _ in found]
+
+
+def _pulled(service: Service, present: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+    """(name, purpose) of the images that an update pulls for a service."""
+    if not service.scale:
+        return
+    if not service.build and service.has_image and _wants_pull(service, present(service.image)):
+        yield service.image, IMAGE
+    for name in service.mounts:
+        # Compose pulls those that are missing, whatever the policy for the service's own image.
+        if not (present(name) and (service.manual or service.pull_policy in _KEEPS)):
+            yield name, MOUNT
 
 
 def _push(configuration: Configuration, bases: Bases) -> list[Step]:
@@ -307,6 +329,11 @@ def _up(
         options=tuple(scales.values()) if plainly else apart,
         apart=apart,
         beside=tuple(here) if plainly else (),
+        mounted=tuple(
+            (name, image, identity)
+            for name in moving
+            for image, identity in observed.mounted.get(name, {}).items()
+        ),
     )
 
 
@@ -341,6 +368,12 @@ def _keep(
         for service in configuration.services.values():
             if service.build and service.image in images:
                 running.setdefault(service.name, images[service.image].id)
+    mounted = {
+        kept(configuration.name, f"{name} mounts {image}", stamp): images[image].id
+        for name in running
+        for image in configuration.services[name].mounts
+        if image in images
+    }
     in_use = {one.image for one in containers}
 
     def before(name: str) -> str:
@@ -349,13 +382,14 @@ def _keep(
         return now if now in in_use else names_before.get(name, now)
 
     return Keep(
-        images=tuple(
-            (image, kept(configuration.name, service, stamp)) for service, image in running.items()
+        images=(
+            *((image, kept(configuration.name, name, stamp)) for name, image in running.items()),
+            *((image, tag) for tag, image in mounted.items()),
         ),
         names=tuple(
             (name, before(name))
             for one in configuration.services.values()
-            for name in (one.image, *one.tags)
+            for name in dict.fromkeys((one.image, *one.tags, *one.mounts))
             if name in images or name in configuration.built_images
         ),
     )
@@ -388,12 +422,10 @@ def _pulls(
     for need in bases.needs:
         want(need.reference, need.platform, f"base of {', '.join(need.services)}")
     for service in configuration.services.values():
-        if service.build or not service.has_image or not service.scale:
-            continue
         if left.get(service.name) in ("manual", "unmoved"):
             continue
-        if _wants_pull(service, service.image in observed.images):
-            want(service.image, service.platform, IMAGE)
+        for name, purpose in _pulled(service, observed.images.__contains__):
+            want(name, service.platform if purpose == IMAGE else "", purpose)
     return list(wanted.values()), list(notes)
 
 

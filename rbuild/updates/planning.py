@@ -8,18 +8,23 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rbuild.compose import bases
 from rbuild.compose.configuration import Configuration
 from rbuild.compose.loading import Loaded
 from rbuild.decisions import moves
-from rbuild.docker.engine import Container
+from rbuild.docker.engine import Container, EngineInfo, Image
 from rbuild.docker.reference import is_listed, qualified
+from rbuild.errors import ProjectError
 from rbuild.state import generation
 from rbuild.updates import keeping, plan
 from rbuild.updates.plan import Plan
 from rbuild.updates.scene import Scene
 from rbuild.updates.underway import kept_as, made_elsewhere, real_files, still_counts
+
+# The engine that mounts images first.
+IMAGE_MOUNTS = 28
 
 
 def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
@@ -35,9 +40,7 @@ def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
         engine.containers(configuration.name), loaded.folder, loaded.inputs.main_files
     )
     interrupted = still_counts(known, containers)
-    images = engine.images(
-        [name for one in services.values() if one.has_image for name in (one.image, *one.tags)]
-    )
+    images = engine.images([name for one in services.values() for name in one.images])
     torn = bool(interrupted.get("touched"))
     # An engine that is killed stops what still runs when it comes back, like a person would.
     unsure = torn or bool(interrupted.get("lost"))
@@ -45,6 +48,7 @@ def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
     unbuilt = plan.leave_unbuilt(configuration, left, images)
     needs = bases.find(configuration, _read_file, info.platform, unbuilt)
     bases.require_compose(configuration, info.compose, unbuilt)
+    _require_mounts(configuration, info)
     limited = _is_limited(scene)
     if limited:
         services_changed = scene.contexts.services if scene.contexts else ()
@@ -93,6 +97,7 @@ def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
             ),
             held=held,
             digests=digests,
+            mounted=_mounted(configuration, past, containers, images),
         ),
         left=left,
         stamp=kept,
@@ -132,9 +137,8 @@ def _cool_down(
         return frozenset(), {}
     rests = scene.known.rests if scene.known else {}
     names = [qualified(one.reference) for one in needs.needs]
-    names += [
-        qualified(one.image) for one in configuration.services.values() if plan.is_pulled(one)
-    ]
+    names += [qualified(name) for one in configuration.services.values()
+              for name in plan.pulled(one)]  # fmt: skip
     gone = {name for one in rests.values() for name, known in one.items() if not moves.given(known)}
     gone |= lookout.makers(scene.folder).keys()
     names = [
@@ -149,6 +153,41 @@ def _cool_down(
     stays = {name: seen[name].error for name in held if seen[name].error}
     scene.outcome.warnings += tuple(f"{line}; not taken anew" for line in moves.told(stays))
     return frozenset(held), {**digests, **held}
+
+
+def _require_mounts(configuration: Configuration, info: EngineInfo) -> None:
+    """Raise ProjectError for a service that mounts an image, where the engine can't."""
+    number = info.version.partition(".")[0]
+    if not number.isdecimal() or int(number) >= IMAGE_MOUNTS:
+        return
+    for service in configuration.services.values():
+        if service.mounts and service.scale:
+            raise ProjectError(
+                f"services.{service.name}.volumes: engine {info.version} can't mount the image "
+                f"{service.mounts[0]}",
+                hint=f"engine {IMAGE_MOUNTS} and newer can",
+            )
+
+
+def _mounted(
+    configuration: Configuration,
+    past: Mapping[str, Mapping[str, Any]],
+    containers: Sequence[Container],
+    images: Mapping[str, Image],
+) -> dict[str, dict[str, str]]:
+    """Service → name and ID of the images that its containers mount.
+
+    The engine doesn't tell: the record does, of the containers that it knows. Others mount what the
+    names mean, as far as anybody knows.
+    """
+    found = {}
+    for name, service in configuration.services.items():
+        own = sorted(one.id for one in containers if one.service == name)
+        known = past.get(name, {})
+        before = known.get("mounts", {}) if known.get("containers") == own else {}
+        now = {image: images[image].id for image in service.mounts if image in images}
+        found[name] = {**now, **{one: before[one] for one in service.mounts if one in before}}
+    return {name: ids for name, ids in found.items() if ids}
 
 
 def _unchanged(

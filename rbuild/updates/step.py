@@ -121,6 +121,9 @@ class Up:
     plain `up`."""
     beside: tuple[tuple[str, str], ...] = ()
     """(image name, ID): as long as these hold, a plain `up` does not touch what is left alone."""
+    mounted: tuple[tuple[str, str, str], ...] = ()
+    """(service, image name, ID of the image that its containers mount): where the name means
+    another by then, they are made anew, for Compose sees no difference."""
     target: Target | None = None
     """Where the way back takes its configuration from; an update takes the user's own files."""
 

@@ -71,6 +71,8 @@ class Work:
     """Whether the engine publishes ports on this machine."""
     names: dict[str, str] = field(default_factory=dict)
     """What image names meant before the update."""
+    required: dict[str, str] = field(default_factory=dict)
+    """IDs of the images, by name, that were made sure to be here."""
     kept: list[str] = field(default_factory=list)
     """Tags of ours that this update has made."""
     superseded: list[str] = field(default_factory=list)
@@ -307,6 +309,7 @@ def _require(step: Require, work: Work) -> None:
                 f"service {service}: its image {image} is not here",
                 hint=_unbuilt(image, work) + "pull or build it, or change its pull_policy",
             )
+    work.required = {image: here[image].id for _, image in step.images}
 
 
 def _unbuilt(image: str, work: Work) -> str:
@@ -329,6 +332,7 @@ def _up(step: Up, work: Work) -> None:
     if not step.services:
         return
     try:
+        _make_anew(step, before, options, work)
         work.engine.up(step.target or work.target, list(options), timeout=work.limit)
     except UpError as error:
         work.containers = work.engine.containers(work.name)
@@ -352,6 +356,31 @@ def _up(step: Up, work: Work) -> None:
         parts = [error.detail, gate.evidence(troubled, work.engine)]
         hint = "what Compose had asked to stop may stop yet" if error.timed_out else ""
         raise UpError(error.message, hint=hint, detail="\n".join(filter(None, parts))) from None
+
+
+def _make_anew(step: Up, before: Sequence[Container], options: Sequence[str], work: Work) -> None:
+    """Make new containers where an image that they mount has moved: Compose sees no difference.
+
+    They are started by `up`, in its order.
+    """
+    there = {one.service for one in before if not one.oneoff}
+    found = dict.fromkeys(
+        service
+        for service, image, identity in step.mounted
+        if service in there and work.required.get(image, identity) != identity
+    )
+    if not found:
+        return
+    scales = [
+        one
+        for one in options
+        if one.startswith("--scale=") and one.removeprefix("--scale=").partition("=")[0] in found
+    ]
+    work.engine.up(
+        step.target or work.target,
+        ["--no-start", "--force-recreate", *scales, "--no-deps", "--", *found],
+        timeout=work.limit,
+    )
 
 
 def _lives(containers: list[Container]) -> set[tuple[str, str, float]]:

@@ -361,10 +361,13 @@ def _services(
             else None,
             "state": _state(own),
             "containers": sorted(one.id for one in own),
-            # What was left alone still has the shape it had.
+            # What was left alone still has the shape it had, and mounts what it did.
             "shape": past.get(name, {}).get("shape", "")
             if name in made.left
             else loaded.shapes[name],
+            "mounts": past.get(name, {}).get("mounts", {})
+            if name in made.left
+            else {one: work.required[one] for one in service.mounts if one in work.required},
         }
     return found
 

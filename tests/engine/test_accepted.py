@@ -408,3 +408,66 @@ services:
         assert one["error"]["hint"].startswith("Compose 2.33 and newer can")
     assert not log(project)
     assert project.images() == set()
+
+
+# ---------------------------------------------------------------- images that are mounted
+
+
+@pytest.mark.versions
+def test_an_image_that_is_mounted(
+    project: Project, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not made just now: what is pulled a moment after that may look as if it was made here.
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    data = f"{own}/data:1"
+    publish(data, "one")
+    run(["docker", "rmi", data])
+    project.write(
+        "compose.yml",
+        f"""\
+services:
+  web:
+    init: true
+    image: $BASE
+    command: sh -c "test ! -e /data/bad && exec sleep 1000"
+    volumes: [{{type: image, source: "{data}", target: /data}}]
+  side: {{init: true, image: $BASE, command: sleep 1000}}
+{SETTLE}""",
+    )
+    version = run(["docker", "version", "--format", "{{.Server.Version}}"]).strip()
+    if int(version.partition(".")[0]) < 28:
+        ran = project.rbuild("-n", **next_compose(tmp_path / "docker"))
+        assert ran.code == 1
+        says = f"services.web.volumes: engine {version} can't mount the image {data}"
+        assert says in ran.err
+        return
+    ran = project.rbuild()
+    assert ran.code == 0, ran.err
+    assert data in PULL.findall(last_run(project))
+    web, side = f"{project.name}-web-1", f"{project.name}-side-1"
+    assert inside(web, "cat", "/data/version") == "one"
+    plain_up_changes_nothing(project)
+
+    before = ids(project)
+    publish(data, "two")
+    ran = project.rbuild("--check", "image", "--update", "moved")
+    assert (ran.code, "image-moved" in ran.out) == (0, True), ran
+    assert inside(web, "cat", "/data/version") == "two"
+    assert ids(project)[side] == before[side]
+    assert project.rbuild("--check", "image") == Ran(0, "", "")
+    plain_up_changes_nothing(project)
+
+    # Compose sees no difference on the way back either.
+    publish(data, "three", "RUN touch /bad\n")
+    ran = project.rbuild("--check", "image")
+    assert ran.code == 3, ran.err
+    assert inside(web, "cat", "/data/version") == "two"
+    assert image_id(data) != ""
+    plain_up_changes_nothing(project)
+    publish(data, "four")
+    ran = project.rbuild("--check", "image")
+    assert ran.code == 0, ran.err
+    assert inside(web, "cat", "/data/version") == "four"
+    ran = project.rbuild("rollback")
+    assert ran.code == 0, ran.err
+    assert inside(web, "cat", "/data/version") == "two"
