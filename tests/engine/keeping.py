@@ -36,8 +36,14 @@ def state_of(project: Project) -> Path:
 
 def record_of(project: Project) -> Path:
     """The one record in the project's state folder."""
-    (path,) = state_of(project).glob("projects/*/record.json")
+    (path,) = _records(project)
     return path
+
+
+def _records(project: Project) -> list[Path]:
+    """Records, damaged ones too, each under its folder's own name and no other path's."""
+    found = state_of(project).glob("projects/*/record.json*")
+    return [path for path in found if not path.parent.is_symlink()]
 
 
 def standing(project: Project) -> dict[str, Any]:
@@ -49,10 +55,7 @@ def standing(project: Project) -> dict[str, Any]:
             for name, one in project.containers().items()
         },
         "images": set(run(["docker", "images", "-aq", "--no-trunc", "--filter", label]).split()),
-        "records": {
-            str(path): path.read_bytes()
-            for path in state_of(project).glob("projects/*/record.json*")
-        },
+        "records": {str(path): path.read_bytes() for path in _records(project)},
     }
 
 
