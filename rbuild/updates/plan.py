@@ -79,6 +79,8 @@ class Observed:
     """Qualified names of images whose newest digest must not be taken yet."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Qualified name → the digest to take, and no other."""
+    is_moved: bool = False
+    """Whether the path of the project leads to another folder than at the last good update."""
     mounted: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Service → name and ID of the images that its containers mount, as far as that is known."""
 
@@ -320,13 +322,16 @@ def _up(
     """How `up` is called: plainly where that leaves alone what is to be left, else apart."""
     moving = [name for name in configuration.services if name not in left]
     scales = {name: f"--scale={name}={count}" for name, count in by_hand.items()}
-    apart = (*(scales[name] for name in scales if name in moving), "--no-deps", "--", *moving)
-    plainly = not left or observed.left_stand
+    # Compose sees the same paths, and containers would go on with what these led to before.
+    forced = ("--force-recreate",) if observed.is_moved else ()
+    own = (scales[name] for name in scales if name in moving)
+    apart = (*own, *forced, "--no-deps", "--", *moving)
+    plainly = not left or (observed.left_stand and not forced)
     names = (configuration.services[name].image for name in left)
     here = ((name, observed.images[name].id) for name in names if name in observed.images)
     return Up(
         services=tuple(moving),
-        options=tuple(scales.values()) if plainly else apart,
+        options=(*scales.values(), *forced) if plainly else apart,
         apart=apart,
         beside=tuple(here) if plainly else (),
         mounted=tuple(

@@ -95,6 +95,7 @@ def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
                 engine.hashes(loaded.target),
                 _unchanged(loaded, past, containers),
             ),
+            is_moved=bool(known and known.built and known.home != loaded.project.home),
             held=held,
             digests=digests,
             mounted=_mounted(configuration, past, containers, images),
