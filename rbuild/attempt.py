@@ -15,7 +15,7 @@ from rbuild.registries.credentials import Login, docker_config
 from rbuild.rollbacks import undo
 from rbuild.state import checks, failure, generation, record
 from rbuild.state.record import Record
-from rbuild.updates import keeping, previous, resting, space, steps, underway
+from rbuild.updates import company, keeping, previous, resting, space, steps, underway
 from rbuild.updates.plan import Plan
 from rbuild.updates.scene import Scene
 from rbuild.updates.step import Build, Gate, Keep, Pull, Up
@@ -214,6 +214,10 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
     after.commit = scene.commit
     after.held = scene.still_held()
     outcome.touched = work.touched
+    if work.touched:
+        # Before it counts as done: the next run comes here again if this one is killed.
+        before = generation.read(scene.folder, note.note["generation"])
+        company.reconnect(scene, before, work.containers, note.touched_at(scene.clock_ahead))
     try:
         if scene.contexts:
             contexts.remember(scene.folder, after, scene.contexts)

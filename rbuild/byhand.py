@@ -20,7 +20,7 @@ from rbuild.rollbacks import rescue, rollback, wayback
 from rbuild.state import failure, generation, lock, logs, record
 from rbuild.state.generation import AS_BUILT, RUNNING, UP, Generation
 from rbuild.state.record import Record, stamp
-from rbuild.updates import checkout, keeping, underway
+from rbuild.updates import checkout, company, keeping, underway
 from rbuild.updates.plan import leave_alone
 from rbuild.updates.scene import Means, Scene, turn
 
@@ -120,6 +120,7 @@ def _go(scene: Scene, to: str, *, force: bool) -> None:
             engine = scene.means.connect(scene.means.stop, None, ())
             scene.loaded = load(scene.project, engine, scene.run.store, scene.run.environ)
     if way.problem is None:
+        company.reconnect(scene, here, way.containers, note.touched_at(scene.clock_ahead))
         _arrive(scene, wanted, here, way, left)
     else:
         checkout.go_back(scene, left)
@@ -291,6 +292,7 @@ def _return(
 ) -> NoReturn:
     """The generation does not run as it should: forward again to what ran until now."""
     way = wayback.go(scene, here, note)
+    company.reconnect(scene, here, way.containers, note.touched_at(scene.clock_ahead))
     up = [name for name, one in here.services.items() if one.up]
     scene.outcome.standing = rollback.what_runs(way.containers, scene.engine_time(), up)
     if way.problem is None:

@@ -104,7 +104,8 @@ def results(outcomes: Sequence[Outcome], verbose: int, quiet: bool) -> list[str]
             lines += [f"{one.name}: {text}" for text in one.unchecked]
             lines += [_named(one, one.error.message)] if one.error else []
         if verbose or one.outcome == "planned":
-            lines += [f"{one.name}: note: {short_digests(note)}" for note in one.notes]
+            untold = [note for note in one.notes if note not in one.news]
+            lines += [f"{one.name}: note: {short_digests(note)}" for note in untold]
     return [visible(line, _LONGEST) for line in lines]
 
 

@@ -34,7 +34,9 @@ class Clock:
 
 def box(state: str = "running", service: str = "web", **more: Any) -> Container:
     name = more.pop("name", f"p-{service}-1")
-    return Container(f"{name}-id", name, service, "sha256:1", service, state, **more)
+    return Container(
+        more.pop("id", f"{name}-id"), name, service, "sha256:1", service, state, **more
+    )
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Fake:
     pulls: Callable[[], None] = lambda: None
     holders: dict[int, list[str]] = field(default_factory=dict)
     untaggable: str = ""
+    elsewhere: Sequence[Container] = ()
     missing: set[str] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     told_to_stop: frozenset[str] = frozenset()
@@ -70,6 +73,9 @@ class Fake:
     def containers(self, project: str) -> list[Container]:
         assert project == "p"
         return list(self.shown())
+
+    def find(self, containers: Sequence[str]) -> list[Container]:
+        return [one for one in self.elsewhere if one.id in containers]
 
     def absent(self, things: Sequence[str]) -> list[str]:
         return [one for one in things if one in self.missing]

@@ -12,7 +12,7 @@ import pytest
 
 from rbuild.compose.externals import External
 from rbuild.compose.project import Target
-from rbuild.docker.engine import Healthcheck, Image, Port
+from rbuild.docker.engine import Container, Healthcheck, Image, Port
 from rbuild.errors import (
     AbsentError,
     Deferred,
@@ -335,6 +335,68 @@ def test_a_failing_up_that_changed_nothing_has_touched_nothing() -> None:
     engine.missing = {FRONT.thing}
     with pytest.raises(AbsentError):
         run(Up(("web",), ()), job)
+
+
+SHARED = {
+    "web": {}, "app": {"network_mode": "service:web", "depends_on": {"web": None}},
+    "aside": {"network_mode": "service:web", "depends_on": {"web": None}},
+}  # fmt: skip
+
+
+def member(service: str, owner: str, **more: Any) -> Container:
+    return box(service=service, started=1, namespaces=(("network", owner),), **more)
+
+
+def ups(engine: Fake) -> list[tuple[str, ...]]:
+    """The options of each `up`."""
+    return [one[2] for one in engine.asked if one[0] == "up"]
+
+
+def test_what_up_has_cut_off_is_made_anew(clock: Clock) -> None:
+    boxes = [box(id="old"), member("app", "old"), member("aside", "old")]
+    engine = Fake(found={"p-aside": Image("sha256:1")}, shown=lambda: boxes)
+
+    def mended() -> None:
+        # The other can't be helped; that ends as well.
+        boxes[1] = member("app", "new", id="app-2")
+
+    def up() -> None:
+        boxes[0] = box(id="new")
+        engine.ups = mended
+
+    engine.ups = up
+    options = ("--scale=app=1", "--no-deps", "--", "web", "app")
+    run(Up(("web", "app"), options), work(engine, SHARED))
+    assert ups(engine) == [
+        options,
+        ("--scale=app=1", "--force-recreate", "--no-deps", "--", "app", "aside"),
+        ("--force-recreate", "--no-deps", "--", "aside"),
+    ]
+
+
+def test_what_is_left_alone_gets_no_other_image_for_it(clock: Clock) -> None:
+    engine = Fake(found={"p-aside": Image("sha256:2")})
+    boxes = [box(), member("aside", "old"), member("app", "p-web-1-id")]
+    engine.shown = lambda: boxes
+    run(Up(("web",), ()), work(engine, SHARED))
+    assert ups(engine) == [()]
+    boxes[1] = member("aside", "old", state="paused")
+    engine.found = {"p-aside": Image("sha256:1")}
+    run(Up(("web",), ()), work(engine, SHARED))
+    assert ups(engine) == [(), ()]
+
+
+def test_who_lives_in_a_foreign_container(clock: Clock) -> None:
+    services = {"web": {"pid": "container:other"}}
+    boxes = [box(state="exited", started=5, namespaces=(("pid", "other-id"),))]
+    engine = Fake(shown=lambda: boxes)
+    engine.ups = lambda: boxes.__setitem__(
+        0, box(id="web-2", started=7, namespaces=(("pid", "other-2"),))
+    )
+    engine.elsewhere = [box(name="other", id="other-2", started=6)]
+    run(Up(("web",), ()), work(engine, services))
+    # It can't be started as it is.
+    assert ups(engine) == [("--no-start", "--force-recreate", "--no-deps", "--", "web"), ()]
 
 
 def test_a_failing_up_that_has_told_something_to_stop_has_touched(clock: Clock) -> None:

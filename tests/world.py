@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -104,6 +104,8 @@ class World:
     """Containers that were told to stop: when, and how many looks it still takes."""
     forgets_after: int = 1000
     """Looks at what was told to stop, after which other events have pushed that out."""
+    company: list[Container] = field(default_factory=list)
+    """Containers of others."""
     others: set[str] = field(default_factory=set)
     """What others have made, as `network NAME` and the like."""
     made: int = 0
@@ -233,6 +235,16 @@ class Fake:
         self._call("details")
         return {one.id: shown(one) for one in self.world.boxes if one.id in containers}
 
+    def others(self, known: Collection[str]) -> list[Container]:
+        self._call("others")
+        boxes = [*self.world.boxes, *self.world.company]
+        return [one for one in boxes if one.id not in known]
+
+    def find(self, containers: Sequence[str]) -> list[Container]:
+        self._call("find")
+        boxes = [*self.world.boxes, *self.world.company]
+        return [one for one in boxes if one.id in containers]
+
     def absent(self, things: Sequence[str]) -> list[str]:
         self._call("absent")
         return [one for one in things if one not in self.world.others]
@@ -301,16 +313,19 @@ class Fake:
                 scales[name] = int(number)
         assert "--remove-orphans" not in options, "Compose would take one-offs along"
         named = [option for option in options if not option.startswith("--")]
-        assert not named or "--no-deps" in options, "Compose would touch what they depend on"
+        anew = "--force-recreate" in options
+        assert not named or anew or "--no-deps" in options, "Compose would touch what they need"
         try:
             for service in named or services:
-                self._bring_up(service, services[service], scales[service], target)
+                self._bring_up(service, services[service], scales[service], target, anew)
         except UpError:
             raise
         except EngineError as error:
             raise UpError("`up` failed", detail=error.message) from None
 
-    def _bring_up(self, service: str, config: Any, scale: int, target: Target) -> None:
+    def _bring_up(
+        self, service: str, config: Any, scale: int, target: Target, anew: bool = False
+    ) -> None:
         world = self.world
         image = world.names.get(config.get("image", f"site-{service}"), "")
         if not image:
@@ -331,7 +346,7 @@ class Fake:
                 self._stop_and_remove(one)
         for name in wanted:
             old = next((one for one in own if one.name == name), None)
-            if old and (old.image, old.config_hash) == (image, plan.config_hash):
+            if old and not anew and (old.image, old.config_hash) == (image, plan.config_hash):
                 if old.state != "running":
                     self._start(old)
                 continue

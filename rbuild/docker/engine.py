@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -82,6 +82,13 @@ class Container:
     """Names or folders of what it may write to and what outlives it."""
     stop_grace: float = STOP_GRACE
     """Seconds that it gets to stop."""
+    namespaces: tuple[tuple[str, str], ...] = ()
+    """(network, pid or ipc; ID of the container in whose it lives)"""
+    finished: float = 0
+    project: str = ""
+    """Compose's name for the project that it is labelled with."""
+    folder: str = ""
+    """That project's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +186,12 @@ class Engine(Protocol):
 
     def details(self, containers: Sequence[str]) -> dict[str, dict[str, Any]]:
         """All that `docker inspect` says of the containers of these IDs that exist."""
+
+    def others(self, known: Collection[str]) -> list[Container]:
+        """All containers on the engine but these, by ID; one-offs are among them."""
+
+    def find(self, containers: Sequence[str]) -> list[Container]:
+        """The containers of these IDs or names, whosever they are; absent ones are left out."""
 
     def absent(self, things: Sequence[str]) -> list[str]:
         """Which of these are not there, each `network NAME`, `volume NAME`, `container NAME` or

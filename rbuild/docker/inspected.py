@@ -62,6 +62,16 @@ def container(data: dict[str, Any]) -> Container:
             )
         ),
         stop_grace=STOP_GRACE if grace is None else float(grace),
+        namespaces=tuple(
+            (kind, mode.removeprefix("container:"))
+            for kind in ("network", "pid", "ipc")
+            if (mode := data["HostConfig"].get(f"{kind.capitalize()}Mode") or "").startswith(
+                "container:"
+            )
+        ),
+        finished=epoch(state.get("FinishedAt", "")),
+        project=labels.get(f"{LABEL}project", ""),
+        folder=labels.get(f"{LABEL}project.working_dir", ""),
         healthcheck_output=(checks[-1].get("Output") or "").strip() if checks else "",
     )
 

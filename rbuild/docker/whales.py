@@ -15,7 +15,7 @@ import shlex
 import shutil
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from typing import Any, NoReturn, TypeVar
 
@@ -243,6 +243,16 @@ class Whales:
         found = self._inspect("container", containers, dict)
         return {one["Id"]: one for one in found}
 
+    def others(self, known: Collection[str]) -> list[Container]:
+        """See `engine.Engine.others`."""
+        ids = [one for one in self._lines(["container", "ls", "-aq", "--no-trunc"])
+               if one not in known]  # fmt: skip
+        return self.find(ids)
+
+    def find(self, containers: Sequence[str]) -> list[Container]:
+        """See `engine.Engine.find`."""
+        return self._inspect("container", containers, inspected.container)
+
     def absent(self, things: Sequence[str]) -> list[str]:
         """See `engine.Engine.absent`."""
         kinds: dict[str, list[str]] = {}
@@ -268,10 +278,9 @@ class Whales:
             # What a plugin doesn't tell, `up` will.
             gone = "no such volume" in result.tail.lower()
             return {*result.output.split()} if gone else {*names}
-        found = self._inspect("container", names, inspected.container)
         return {
             name
-            for one in found
+            for one in self.find(names)
             if kind == externals.CONTAINER or one.state in ("running", "paused")
             for name in names
             if name == one.name or one.id.startswith(name)

@@ -27,7 +27,7 @@ from rbuild.process import Stop
 from rbuild.rollbacks import rollback, wayback
 from rbuild.state import failure, generation
 from rbuild.state.generation import Generation
-from rbuild.updates import checkout, keeping, steps
+from rbuild.updates import checkout, company, keeping, steps
 from rbuild.updates.plan import Plan
 from rbuild.updates.scene import Scene
 from rbuild.updates.step import Keep
@@ -112,6 +112,7 @@ def turn_back(
         _tell_failure(scene, "needs-a-person", problem, note)
         raise problem
     way = _go(scene, kept, note, error)
+    company.reconnect(scene, kept, way.containers, note.touched_at(scene.clock_ahead))
     if way.problem and (port := _leaked_port(engine, way.problem)):
         _blame_engine(scene, note, way.problem, port)
     outcome.warnings += way.warnings

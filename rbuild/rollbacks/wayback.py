@@ -17,7 +17,6 @@ from rbuild.process import Stop
 from rbuild.rollbacks import rollback
 from rbuild.rollbacks.rollback import Back
 from rbuild.state import content, generation
-from rbuild.state.failure import moment
 from rbuild.state.generation import Generation
 from rbuild.updates import steps
 from rbuild.updates.scene import Scene
@@ -54,8 +53,8 @@ def go(scene: Scene, kept: Generation, note: Underway) -> Way:
     those that stay as they are. Raises EngineError only where the engine doesn't answer; what
     else goes wrong is the way's `problem`.
     """
-    # What `up` has told to stop; of a record from before, anything since the run began.
-    since = moment(note.note.get("up") or note.note["since"]) + scene.clock_ahead
+    # What `up` has told to stop.
+    since = note.touched_at(scene.clock_ahead)
     engine = scene.calm_engine()
     source, services = _configuration(scene, kept)
     changed = _changed(scene, kept)

@@ -6,6 +6,7 @@ import errno
 import shlex
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from rbuild.docker.reference import pattern, untagged
 from rbuild.errors import AbsentError, EngineError, NotInRegistry, PullError, UpError, Vanished
 from rbuild.process import Log, Stop
 from rbuild.settings import Settings
-from rbuild.updates import gate, hook
+from rbuild.updates import gate, hook, namespaces
 from rbuild.updates.step import (
     Build,
     Drop,
@@ -40,6 +41,8 @@ from rbuild.updates.step import (
 SPARE = 5
 # Seconds beyond the time to stop that the engine gets for it.
 PATIENCE = 60.0
+# How often a service is made anew that others may cut off again.
+MOST_TIMES = 2
 # What a person types for what others make.
 _TYPED = {
     NETWORK: "docker network create {}",
@@ -320,7 +323,6 @@ def _unbuilt(image: str, work: Work) -> str:
 
 
 def _up(step: Up, work: Work) -> None:
-    set_time_limit(step.services, work)
     before = work.engine.containers(work.name)
     here = work.engine.images([name for name, _ in step.beside]) if step.beside else {}
     moved = any(name not in here or here[name].id != image for name, image in step.beside)
@@ -329,11 +331,11 @@ def _up(step: Up, work: Work) -> None:
     was_touched, work.touched = work.touched, True
     _clear_leftovers(step, work)
     _remove_orphans(step, work)
+    set_time_limit(step.services, work)
     if not step.services:
         return
     try:
-        _make_anew(step, before, options, work)
-        work.engine.up(step.target or work.target, list(options), timeout=work.limit)
+        _bring_up(step, options, before, work)
     except UpError as error:
         work.containers = work.engine.containers(work.name)
         stopping = work.engine.stopping(work.name, work.since)
@@ -359,7 +361,8 @@ def _up(step: Up, work: Work) -> None:
 
 
 def _make_anew(step: Up, before: Sequence[Container], options: Sequence[str], work: Work) -> None:
-    """Make new containers where an image that they mount has moved: Compose sees no difference.
+    """Make new containers where an image that they mount has moved, or a namespace that they live
+    in is gone: Compose sees no difference, or fails at starting them.
 
     They are started by `up`, in its order.
     """
@@ -369,6 +372,7 @@ def _make_anew(step: Up, before: Sequence[Container], options: Sequence[str], wo
         for service, image, identity in step.mounted
         if service in there and work.required.get(image, identity) != identity
     )
+    found |= dict.fromkeys(_stuck(step, before, work))
     if not found:
         return
     scales = [
@@ -381,6 +385,76 @@ def _make_anew(step: Up, before: Sequence[Container], options: Sequence[str], wo
         ["--no-start", "--force-recreate", *scales, "--no-deps", "--", *found],
         timeout=work.limit,
     )
+
+
+def _bring_up(step: Up, options: Sequence[str], before: Sequence[Container], work: Work) -> None:
+    """`up`, and again for what it has cut off from the namespace that it lives in."""
+    target = step.target or work.target
+
+    def anew(names: Sequence[str]) -> None:
+        scales = [one for name in names for one in options if one.startswith(f"--scale={name}=")]
+        apart = ["--no-deps"] if "--no-deps" in options else []
+        left = max(1.0, work.deadline - time.monotonic())
+        work.engine.up(target, [*scales, "--force-recreate", *apart, "--", *names], timeout=left)
+
+    _make_anew(step, before, options, work)
+    try:
+        work.engine.up(target, list(options), timeout=work.limit)
+    except UpError as error:
+        # Compose doesn't know who lives in one of the project's own containers by its name.
+        services = work.configuration.services
+        unknown = [
+            name for name, one in services.items() if {*one.shares} - {*(one.depends_on or ())}
+        ]
+        if error.timed_out or not unknown:
+            raise
+        now = work.engine.containers(work.name)
+        stuck = [name for name in _stuck(step, now, work) if name in unknown]
+        if not stuck:
+            raise
+        anew(stuck)
+        work.engine.up(target, list(options), timeout=work.limit)
+    times: Counter[str] = Counter()
+    while due := [name for name in _due(step, work) if times[name] < MOST_TIMES]:
+        anew(due)
+        times.update(due)
+
+
+def _stuck(step: Up, containers: Sequence[Container], work: Work) -> list[str]:
+    """Services to be brought up whose containers live in a namespace that is gone."""
+    cut_off = dict.fromkeys(one.service for one in _cut_off(containers, work))
+    return [name for name in cut_off if name in step.services]
+
+
+def _due(step: Up, work: Work) -> list[str]:
+    """Services that an `up` has cut off; these may be others than it brought up."""
+    services = work.configuration.services
+    if not any(one.shares for one in services.values()) and not any(
+        one.kind == RUNNING for one in work.configuration.uses
+    ):
+        return []
+    due = {
+        one.service: one
+        for one in _cut_off(work.engine.containers(work.name), work)
+        if namespaces.has_suffered(one, work.since) and one.state != "paused"
+    }
+    aside = [name for name in due if name in services and name not in step.services]
+    images = work.engine.images([services[name].image for name in aside]) if aside else {}
+    # No way to a new image for what is left alone.
+    same = [
+        name for name in aside
+        if (image := images.get(services[name].image)) and image.id == due[name].image
+    ]  # fmt: skip
+    return [name for name in due if name in step.services or name in same]
+
+
+def _cut_off(containers: Sequence[Container], work: Work) -> list[Container]:
+    """Those that have lost a namespace that they live in."""
+    everyone = {one.id: one for one in containers}
+    foreign = sorted({owner for one in containers for _, owner in one.namespaces} - {*everyone})
+    if foreign:
+        everyone |= {one.id: one for one in work.engine.find(foreign)}
+    return [one for one in containers if namespaces.lost(one, everyone)]
 
 
 def _lives(containers: list[Container]) -> set[tuple[str, str, float]]:

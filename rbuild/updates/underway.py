@@ -29,6 +29,7 @@ from rbuild.docker.engine import Container
 from rbuild.docker.reference import qualified
 from rbuild.errors import RbuildError, StateError
 from rbuild.state import generation, record
+from rbuild.state.failure import moment
 from rbuild.state.record import Record, Store, stamp
 from rbuild.updates.plan import Plan
 from rbuild.updates.step import Gate, Keep, Step, Up
@@ -51,6 +52,11 @@ class Underway:
     def note(self) -> Mapping[str, Any]:
         """What stands in it."""
         return self._note
+
+    def touched_at(self, clock_ahead: float) -> float:
+        """When containers may first have been touched, on the engine's clock in epoch seconds; of
+        a record from before, when the run began."""
+        return moment(self._note.get("up") or self._note["since"]) + clock_ahead
 
     def enter(self, step: Step, *, certain: bool, tracked: Sequence[str] = ()) -> None:
         """Write down that `step` comes now, and the images that are ours to remove one day.
