@@ -186,7 +186,9 @@ def _note_rests(scene: Scene, made: Plan, work: steps.Work, *kinds: str) -> None
     if missing:
         # First: what records say by then is here, at the latest, when the engine is asked.
         makers = resting.makers(scene)
-        work.rests.update(resting.found(missing, work.engine, work.local, makers))
+        before = moves.in_registries(scene.known.rests if scene.known else {})
+        known = {**before, **work.answers}
+        work.rests.update(resting.found(missing, work.engine, known, makers))
 
 
 def _forget_half_kept(scene: Scene, kept: str) -> None:

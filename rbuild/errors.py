@@ -47,15 +47,19 @@ class BuildError(EngineError):
 
 
 class PullError(EngineError):
-    """An image could not be pulled; what ran before still runs."""
+    """An image could not be pulled; what ran before still runs.
+
+    `answer` is what that says of the image: `absent` (its registry doesn't have it), `denied`
+    (doesn't have it, or not for us), `silent` (no registry could be reached), else empty.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", detail: str = "", answer: str = "") -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.answer = answer
 
 
 class PushError(EngineError):
     """An image could not be pushed."""
-
-
-class NotInRegistry(PullError):
-    """A registry answered that it doesn't have the image, or not for us."""
 
 
 class AbsentError(EngineError):
@@ -67,10 +71,6 @@ class AbsentError(EngineError):
         super().__init__(message, hint=hint, detail=detail)
         self.things = things
         """What it is, as `Engine.absent` takes it."""
-
-
-class Vanished(NotInRegistry):
-    """A registry answered that it has no such tag, neither for us nor for anybody."""
 
 
 class UpError(EngineError):

@@ -347,7 +347,7 @@ def _learn(known: Record, scene: Scene, loaded: Loaded) -> None:
         scene.info = scene.info or scene.engine.check()
         made, _ = planning.prepare(scene, loaded)
         known.rests = resting.complete(
-            known.rests, resting.found(made.rests, scene.engine, (), resting.makers(scene)), scene
+            known.rests, resting.found(made.rests, scene.engine, {}, resting.makers(scene)), scene
         )
     record.write(scene.folder, known)
 

@@ -16,6 +16,7 @@ from rbuild.decisions.glance import Run
 from rbuild.decisions.moves import Moves
 from rbuild.decisions.staleness import Reason, span
 from rbuild.docker.engine import Container, Engine
+from rbuild.docker.reference import familiar
 from rbuild.errors import ProjectError, RbuildError
 from rbuild.process import Stop
 from rbuild.report import short_digests, waiting
@@ -94,6 +95,7 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
             text += _failure_lines(one.failure, now)
         text += [f"  waits     {moves.waiting_line(each, now)}" for each in one.moves.waits]
         text += [f"  unknown   {line}" for line in moves.told(one.moves.unchecked)]
+        text += [f"  unasked   {familiar(name)}: {why}" for name, why in one.moves.unasked.items()]
         if one.generations:
             text.append(f"  kept      {', '.join(one.generations)}")
         text += [f"  gone      {line}" for line in one.broken]
@@ -147,6 +149,7 @@ def _project(one: Standing) -> dict[str, Any]:
         else None,
         "waits": waiting(one.moves.waits),
         "unchecked": moves.told(one.moves.unchecked),
+        "unasked": [f"{familiar(name)}: {why}" for name, why in one.moves.unasked.items()],
         "problem": one.problem.message if one.problem else None,
         "settings": {
             name: {"value": value, "origin": origin} for name, value, origin in _settings(settings)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rbuild.decisions.moves import (
     BASE,
     IMAGE,
+    UNSURE,
     WATCH,
     Made,
     Moves,
@@ -20,6 +21,7 @@ from rbuild.decisions.moves import (
     asked,
     compare,
     held,
+    in_registries,
     is_unknown,
     several,
     told,
@@ -295,6 +297,12 @@ def test_what_is_held_back(sighting: Sighting | None, expected: dict[str, str]) 
     assert held(RESTS, [DEBIAN], sightings, 60, NOW) == expected
 
 
+def test_what_no_registry_is_known_to_have_is_not_held_back_by_silence() -> None:
+    unsure = {BASE: {DEBIAN: ["id-debian", OLD, UNSURE]}}
+    assert held(unsure, [DEBIAN], {DEBIAN: FAILED}, 60, NOW) == {}
+    assert held(unsure, [DEBIAN], {DEBIAN: seen(NEW)}, 60, NOW) == {DEBIAN: OLD}
+
+
 def test_what_the_project_never_rested_on_is_taken_as_it_is() -> None:
     assert held(RESTS, [APP], {APP: seen(NEW)}, 60, NOW) == {}
     assert held({BASE: {APP: ["id"]}}, [APP], {APP: seen(NEW)}, 60, NOW) == {}
@@ -344,3 +352,37 @@ def test_each_image_asked_for_is_moved_or_waits_or_unchecked_or_as_it_was(
     # What waits is held back from an update for another reason as well.
     once = {name for name in waits if sum(name in kind for kind in rests.values()) == 1}
     assert once <= held(rests, own, sightings, min_age, NOW).keys()
+
+
+# What no registry is known to have
+
+
+UNSURE_RESTS = {BASE: {DEBIAN: ["id-debian", OLD, UNSURE]}, IMAGE: {REDIS: ["id-redis", OLD]}}
+
+
+def test_what_may_have_come_from_a_registry_is_asked_for() -> None:
+    assert asked(UNSURE_RESTS, settings(), {}) == [DEBIAN, REDIS]
+    assert in_registries(UNSURE_RESTS) == {DEBIAN: False, REDIS: True}
+    assert in_registries({BASE: {APP: ["id"]}}) == {}
+    found = look({DEBIAN: seen(NEW)}, UNSURE_RESTS)
+    assert found.reasons == (("base-moved", f"debian:12: {OLD} → {NEW}"),)
+    assert look({DEBIAN: seen(OLD)}, UNSURE_RESTS) == Moves(digests={DEBIAN: OLD})
+
+
+def test_no_answer_is_as_good_as_a_no_there() -> None:
+    found = look({DEBIAN: FAILED, REDIS: FAILED}, UNSURE_RESTS)
+    assert found.unchecked == {REDIS: "timed out"}
+    assert found.unasked == {DEBIAN: "in no registry, as far as is known: timed out"}
+
+
+def test_it_is_known_which_images_nobody_asks_for() -> None:
+    pinned = "docker.io/library/debian@sha256:0f"
+    rests = {BASE: {DEBIAN: ["id-debian"], pinned: ["id", "sha256:0f"], APP: ["id-app"]},
+             IMAGE: {REDIS: ["id-redis", OLD]}}  # fmt: skip
+    found = look({}, rests, {APP: Made("id-app", "other")}, ignore=("redis",))
+    assert {name: why.removeprefix("not asked for: ") for name, why in found.unasked.items()} == {
+        DEBIAN: "exists only on this machine", pinned: "pinned by its digest",
+        APP: "built here by other", REDIS: "ignored",
+    }  # fmt: skip
+    # What is not checked at all needs no saying.
+    assert look({}, rests, check="git").unasked == {}

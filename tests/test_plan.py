@@ -33,9 +33,9 @@ def box(service: str, state: str = "running", **more: Any) -> Container:
     return Container(f"id-{name}", name, service, image, service, state, **more)
 
 
-def image(name: str, *, pulled: bool | None = True, digest_of: str | None = None) -> Image:
-    digests = (f"{name if digest_of is None else digest_of}@sha256:00",)
-    return Image(f"sha256:{name}", (name,), digests if pulled is not False else (), pulled=pulled)
+def image(name: str, *, digest_of: str | None = None, **more: Any) -> Image:
+    digest = f"{name if digest_of is None else digest_of}@sha256:00"
+    return Image(f"sha256:{name}", (name,), (digest,) if digest_of != "" else (), **more)
 
 
 def make(
@@ -48,9 +48,11 @@ def make(
     held: Sequence[str] = (),
     digests: Mapping[str, str] | None = None,
     mounted: Mapping[str, Mapping[str, str]] | None = None,
+    known: Mapping[str, bool] | None = None,
+    moved: Sequence[str] = (),
     **more: Any,
 ) -> Plan:
-    known: dict[str, Any] = {
+    given: dict[str, Any] = {
         "left": {}, "stamp": STAMP, "scales_before": {}, "scales_interrupted": None,
         "names_interrupted": {}, "failing": (), "ended_before": {},
         "compose_files": ["/p/compose.yml"],
@@ -63,8 +65,10 @@ def make(
         held=frozenset(held),
         digests=digests or {},
         mounted=mounted or {},
+        known=known or {},
+        moved=frozenset(moved),
     )
-    return plan.make(configuration(**services), bases, observed, **{**known, **more})
+    return plan.make(configuration(**services), bases, observed, **{**given, **more})
 
 
 def only(made: Plan, kind: type[Any]) -> Any:
@@ -152,13 +156,13 @@ def test_what_this_project_builds_is_never_pulled(reference: str) -> None:
 @pytest.mark.parametrize(
     ("found", "elsewhere", "note"),
     [
-        (image("app", pulled=False), (), "app: exists only on this machine, not pulled"),
+        (image("app", digest_of=""), (), "app: exists only on this machine, not pulled"),
         # Pulled under another name, and called so here.
         (image("app", digest_of="r.example/app"), (), "app: exists only on this machine"),
         (None, ["docker.io/library/app:latest"], "app: built by another project here"),
         (image("app"), ["docker.io/library/app:latest"], "app: built by another project here"),
         (image("app"), (), ""),
-        (image("app", pulled=None), (), ""),
+        (image("app", forgets=True), (), ""),
         (None, (), ""),
     ],
 )
@@ -213,9 +217,31 @@ def test_a_stopped_service_is_pulled() -> None:
     assert pulled(make({"db": {"image": "x"}}, left={"db": "stopped"})) == [("x", "")]
 
 
-def test_images_that_are_only_here_are_remembered() -> None:
-    images = {"a": image("a", pulled=False), "b": image("b"), "c": image("c", pulled=None)}
-    assert make({}, images=images).local == ("sha256:a",)
+@pytest.mark.parametrize(
+    ("here", "record", "known"),
+    [
+        (image("app"), None, True),
+        (image("app", forgets=True), None, None),
+        (image("app", forgets=True, pulls=("docker.io/library/app",)), None, True),
+        (image("app", forgets=True, pulls=("r.example/app",)), None, None),
+        (None, None, None),
+        # What is remembered of the name counts more than what is here now.
+        (image("app", digest_of=""), True, True),
+        (image("app"), False, False),
+        (image("app", forgets=True), False, False),
+    ],
+)
+def test_a_pull_knows_whether_a_registry_has_it(
+    here: Image | None, record: bool | None, known: bool | None
+) -> None:
+    asked = {APP: record} if record is not None else {}
+    made = make({"web": {"image": "app"}}, images={"app": here} if here else {}, known=asked)
+    assert (only(made, Pull).known, only(made, Pull).moved) == (known, False)
+    made = make({"web": {"image": "app"}}, known=asked, moved=[APP])
+    assert only(made, Pull).moved
+
+
+APP = "docker.io/library/app:latest"
 
 
 DEBIAN, POSTGRES = "docker.io/library/debian:12", "docker.io/library/postgres:16"

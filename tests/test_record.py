@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rbuild.errors import StateError
 from rbuild.state import record
-from rbuild.state.record import Damaged, Record, Store, default_root, keyed_digest, stamp
+from rbuild.state.record import VERSION, Damaged, Record, Store, default_root, keyed_digest, stamp
 
 WHOLE: dict[str, Any] = {
     "name": "site", "home": "/srv/site", "built": "2026-11-01T03:00:00.000Z",
@@ -32,7 +32,7 @@ WHOLE: dict[str, Any] = {
     "rests": {"base": {"docker.io/library/debian:12": ["sha256:2", "sha256:d2"]}, "image": {}},
     "makes": {"docker.io/library/web:latest": "sha256:1"},
     "contexts": {"web": ["/srv/site", "/srv/site/Dockerfile", "dd"]},
-    "commit": "ab" * 20, "forwarded": "cd" * 20, "local": ["sha256:0"],
+    "commit": "ab" * 20, "forwarded": "cd" * 20,
     "superseded": [], "configuration": "bb", "content": {"/srv/site/a": "dd-600-0-0"},
     "taken": 5_000_000_000, "untidy": False,
     "failed": {"inputs": "cc", "bases": {"docker.io/library/debian:12": "sha256:2"},
@@ -72,7 +72,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
     found = record.read(str(folder))
     assert found
     assert vars(found) == WHOLE
-    assert json.loads((folder / "record.json").read_bytes())["version"] == 4
+    assert json.loads((folder / "record.json").read_bytes())["version"] == VERSION
 
 
 def test_every_field_is_covered_above() -> None:
@@ -90,7 +90,8 @@ def test_an_older_record_is_read_and_becomes_one_of_today(
     old["underway"] = {"since": "2026-11-01T03:00:00.000Z", "step": "start", "touched": False,
                        "generation": "20261101T030000Z", "stopped": [], "scales": {},
                        "names": {}, "failing": [], "superseded": []}  # fmt: skip
-    put(folder, json.dumps({"version": version, **old}).encode())
+    # It had what is no more.
+    put(folder, json.dumps({"version": version, "local": ["sha256:0"], **old}).encode())
     found = record.read(str(folder))
     assert found
     expected = {**old, **newer}
@@ -99,7 +100,7 @@ def test_an_older_record_is_read_and_becomes_one_of_today(
     again = record.read(str(folder))
     assert again
     assert vars(again) == expected
-    assert json.loads((folder / "record.json").read_bytes())["version"] == 4
+    assert json.loads((folder / "record.json").read_bytes())["version"] == VERSION
 
 
 def test_no_record(folder: Path) -> None:
@@ -185,7 +186,7 @@ def test_a_folder_that_is_not_there(folder: Path) -> None:
 
 
 def test_a_record_of_a_newer_version_is_refused(folder: Path) -> None:
-    put(folder, json.dumps({"version": 5, "whatever": 1}).encode())
+    put(folder, json.dumps({"version": VERSION + 1, "whatever": 1}).encode())
     with pytest.raises(StateError, match="written by a newer rbuild") as caught:
         record.read(str(folder))
     assert not isinstance(caught.value, Damaged)

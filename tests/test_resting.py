@@ -8,15 +8,13 @@ from typing import Any, cast
 
 import pytest
 
-from rbuild.decisions.moves import BASE, IMAGE, WATCH, Made, Moves, Sighting, Waits
+from rbuild.decisions.moves import BASE, IMAGE, UNSURE, WATCH, Made, Moves, Sighting, Waits
 from rbuild.docker.engine import Engine, Image
-from rbuild.errors import NotInRegistry
 from rbuild.settings import Given, Settings, resolve
-from rbuild.updates import resting, steps
+from rbuild.updates import resting
 from rbuild.updates.scene import Scene
-from rbuild.updates.step import Pull
 
-from .fakes import Fake, work
+from .fakes import Fake
 
 DEBIAN = "docker.io/library/debian:12"
 X, Y = "docker.io/library/x:latest", "docker.io/library/y:latest"
@@ -58,10 +56,10 @@ def scene(
     return cast(Scene, one), lookout
 
 
-def found(image: Image | None, local: Iterable[str] = (), **more: Any) -> Any:
+def found(image: Image | None, known: Mapping[str, bool] | None = None, **more: Any) -> Any:
     engine = cast(Engine, Fake(found={"debian:12": image} if image else {}))
     makers = resting.makers(scene(**more)[0])
-    return resting.found({BASE: {DEBIAN: "debian:12"}, IMAGE: {}}, engine, [*local], makers)
+    return resting.found({BASE: {DEBIAN: "debian:12"}, IMAGE: {}}, engine, known or {}, makers)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +72,17 @@ def found(image: Image | None, local: Iterable[str] = (), **more: Any) -> Any:
         ),
         # Known to a registry under another name only: no registry gave it under this one.
         (Image("id", digests=("r.example/debian@sha256:1",)), ["id"]),
-        (Image("id", pulled=None), ["id"]),
         # The containerd store gives a digest to what was built here as well.
-        (Image("id", digests=("debian@sha256:1",), pulled=False), ["id"]),
+        (Image("id", digests=("debian@sha256:1",), forgets=True), ["id", "sha256:1", UNSURE]),
+        (
+            Image(
+                "id",
+                digests=("debian@sha256:1",),
+                forgets=True,
+                pulls=("docker.io/library/debian",),
+            ),
+            ["id", "sha256:1"],
+        ),
     ],
 )
 def test_an_image_is_kept_by_its_id_and_the_digests_of_its_registry(
@@ -88,33 +94,27 @@ def test_an_image_is_kept_by_its_id_and_the_digests_of_its_registry(
 def test_what_is_not_here_is_not_kept() -> None:
     """Of a base that BuildKit alone has, nothing is known; nor is anything asked in vain."""
     assert found(None) == {BASE: {}, IMAGE: {}}
-    assert resting.found({BASE: {}}, cast(Engine, None), (), {}) == {BASE: {}}
+    assert resting.found({BASE: {}}, cast(Engine, None), {}, {}) == {BASE: {}}
 
 
-def test_what_turned_out_to_be_in_no_registry_is_never_asked_for() -> None:
-    image = Image("id", digests=("debian@sha256:1",))
-    assert found(image, local=["debian:12"]) == {BASE: {DEBIAN: ["id"]}, IMAGE: {}}
-
-
-def test_a_pull_that_finds_no_registry_says_so() -> None:
-    engine = Fake(found={"debian:12": Image("id", pulled=None)})
-
-    def pulls() -> None:
-        raise NotInRegistry("not found")
-
-    engine.pulls = pulls
-    job = work(engine)
-    steps.run(Pull("debian:12", "", "base of web"), job)
-    assert job.local == ["debian:12"]
+@pytest.mark.parametrize("forgets", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_what_registries_were_asked_counts_more_than_what_the_engine_tells(
+    known: bool, forgets: bool
+) -> None:
+    image = Image("id", digests=("debian@sha256:1",), forgets=forgets)
+    doubt = [] if known else [UNSURE]
+    assert found(image, {DEBIAN: known}) == {BASE: {DEBIAN: ["id", "sha256:1", *doubt]}, IMAGE: {}}
+    assert found(Image("id"), {DEBIAN: known}) == {BASE: {DEBIAN: ["id"]}, IMAGE: {}}
 
 
 def test_what_another_project_says_it_has_built_goes_with_it() -> None:
     """A person may have built something else since: the record's word is no move then."""
     made = {DEBIAN: Made("id-other", "other")}
-    assert found(Image("id", pulled=False), made=made) == {
+    assert found(Image("id"), made=made) == {
         BASE: {DEBIAN: ["id", "made:id-other"]}, IMAGE: {}
     }  # fmt: skip
-    assert found(Image("id-other", pulled=False), made=made) == {
+    assert found(Image("id-other"), made=made) == {
         BASE: {DEBIAN: ["id-other"]}, IMAGE: {}
     }  # fmt: skip
     there, _ = scene()

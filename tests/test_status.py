@@ -26,7 +26,7 @@ from rbuild.state.record import Record, Store, stamp, write
 HOUR = 3600
 DAY = 86400
 KEYS = ["name", "path", "built", "due", "reasons", "services", "bases", "generations",
-        "failure", "waits", "unchecked", "problem", "settings"]  # fmt: skip
+        "failure", "waits", "unchecked", "unasked", "problem", "settings"]  # fmt: skip
 
 
 class Engine:
@@ -295,6 +295,7 @@ def test_what_is_remembered_of_images_is_told_and_nobody_is_asked(
     old, new = "sha256:" + "a" * 64, "sha256:" + "b" * 64
     names = [f"docker.io/library/{one}:1" for one in ("moved", "young", "gone", "same")]
     site.record.rests = {"base": {name: ["sha256:0", old] for name in names}, "image": {}}
+    site.record.rests["base"]["docker.io/library/own:1"] = ["sha256:0"]
     (view,) = site.record.views.values()
     view["settings"] |= {"check": [["base"], "x.yml:4"], "min-age": [DAY, "x.yml:5"]}
     site.save()
@@ -312,6 +313,9 @@ def test_what_is_remembered_of_images_is_told_and_nobody_is_asked(
     assert "same" not in text
     found = document(site)
     assert found["unchecked"] == ["not checked: gone:1: 404: no such image or tag"]
+    unasked = "own:1: not asked for: exists only on this machine"
+    assert found["unasked"] == [unasked]
+    assert f"  unasked   {unasked}\n" in text
     (waits,) = found["waits"]
     assert list(waits) == ["image", "digest", "since", "until"]
     assert waits["until"] == stamp(now + DAY - HOUR)

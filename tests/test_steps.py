@@ -13,15 +13,14 @@ import pytest
 from rbuild.compose.externals import External
 from rbuild.compose.project import Target
 from rbuild.docker.engine import Container, Healthcheck, Image, Port
+from rbuild.docker.reference import qualified
 from rbuild.errors import (
     AbsentError,
     Deferred,
     EngineError,
     HookError,
-    NotInRegistry,
     PullError,
     UpError,
-    Vanished,
 )
 from rbuild.process import Log
 from rbuild.updates import gate, steps
@@ -117,36 +116,64 @@ def test_a_pull_that_fails_says_what_it_was_for() -> None:
     assert (error.hint, error.detail) == ("h", "d")
 
 
+OWN, HUBS = "r.example/x", "me/x"
+
+
 @pytest.mark.parametrize(
-    ("here", "error", "fails"),
+    ("known", "name", "answer", "told"),
     [
-        (Image("i", pulled=None), NotInRegistry("no"), False),
-        (Image("i", pulled=None), PullError("no answer"), True),
-        (Image("i", pulled=True), NotInRegistry("no"), True),
-        (None, NotInRegistry("no"), True),
+        # Never asked for, and here: what no registry has is used as it is.
+        (None, OWN, "absent", "note"), (None, HUBS, "absent", "note"),
+        (None, OWN, "denied", "warning"), (None, HUBS, "denied", "note"),
+        (None, OWN, "silent", ""), (None, HUBS, "silent", "note"),
+        (None, OWN, "", ""), (None, HUBS, "", ""),
+        # The engine knows of repositories, not of tags.
+        (True, OWN, "absent", "note"), (True, HUBS, "absent", "note"),
+        (True, OWN, "denied", ""), (True, HUBS, "silent", ""), (True, HUBS, "", ""),
+        (False, OWN, "absent", "note"), (False, OWN, "denied", "note"),
+        (False, OWN, "silent", "note"), (False, HUBS, "silent", "note"), (False, OWN, "", ""),
     ],
-)
-def test_an_image_that_may_be_only_here(here: Image | None, error: PullError, fails: bool) -> None:
-    job = work(Fake(found={"x": here} if here else {}, pulls=raising(error)))
-    if fails:
-        with pytest.raises(PullError):
-            run(Pull("x", "", "base of web"), job)
+)  # fmt: skip
+def test_an_image_that_may_be_only_here(
+    known: bool | None, name: str, answer: str, told: str
+) -> None:
+    job = work(Fake(found={name: Image("i")}, pulls=raising(PullError("no", answer=answer))))
+    pull = Pull(name, "", "base of web", known=known)
+    if told:
+        run(pull, job)
+        (line,) = job.notes if told == "note" else job.warnings
+        assert line.startswith(f"{name}: not pulled, used as it is here: ")
+        assert job.notes + job.warnings == [line]
+        assert job.answers == {qualified(name): False}
     else:
-        run(Pull("x", "", "base of web"), job)
-        assert job.notes == ["x: exists only on this machine, not pulled"]
+        with pytest.raises(PullError):
+            run(pull, job)
+        assert job.answers == {}
 
 
-@pytest.mark.parametrize("here", [Image("i", pulled=True), None])
+@pytest.mark.parametrize("known", [True, None])
+def test_what_is_not_here_or_has_just_moved_must_be_pulled(known: bool | None) -> None:
+    failing = raising(PullError("no", answer="absent"))
+    with pytest.raises(PullError):
+        run(Pull("x", "", "base of web", known=known), work(Fake(pulls=failing)))
+    with pytest.raises(PullError):
+        run(Pull("x", "", "base of web", known=known, moved=True),
+            work(Fake(found={"x": Image("i")}, pulls=failing)))  # fmt: skip
+
+
+@pytest.mark.parametrize("here", [Image("i"), None])
 def test_a_tag_that_is_gone_from_its_registry(here: Image | None) -> None:
-    job = work(Fake(found={"x": here} if here else {}, pulls=raising(Vanished("no"))))
+    gone = raising(PullError("no", answer="absent"))
+    job = work(Fake(found={"x": here} if here else {}, pulls=gone))
+    pull = Pull("x", "", "base of web", known=True, had=True)
     if here:
-        run(Pull("x", "", "base of web"), job)
+        run(pull, job)
     else:
         with pytest.raises(PullError):
-            run(Pull("x", "", "base of web"), job)
-    assert (job.vanished, job.notes, job.local) == ({"x": True} if here else {}, [], [])
+            run(pull, job)
+    assert (job.vanished, job.notes, job.answers) == ({"x": True} if here else {}, [], {})
     job.engine.pulls = lambda: None  # type: ignore[attr-defined]
-    run(Pull("x", "", "base of web"), job)
+    run(pull, job)
     assert job.vanished == {"x": False}
 
 

@@ -185,8 +185,7 @@ class Fake:
     def _image(self, identity: str) -> Image:
         tags = tuple(name for name, one in self.world.names.items() if one == identity)
         digests = tuple(f"{tag}@{identity}" for tag in tags if tag in self.world.registry)
-        return Image(identity, tags, digests, self.world.labels[identity],
-                     pulled=any(one in self.world.registry for one in tags))  # fmt: skip
+        return Image(identity, tags, digests, self.world.labels[identity])
 
     def check(self) -> EngineInfo:
         self._call("check")

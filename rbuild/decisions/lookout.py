@@ -233,6 +233,7 @@ class Lookout:
         now = time.time()
         outcome.waits = tuple(found.waits)
         outcome.notes += tuple(f"waits: {moves.waiting_line(one, now)}" for one in found.waits)
+        outcome.notes += tuple(f"{familiar(name)}: {why}" for name, why in found.unasked.items())
         before = checks.read(folder)
         known = before.told
         new = {

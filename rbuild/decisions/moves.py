@@ -4,6 +4,8 @@ A record's `rests` has, by kind (`base`: builds rest on it; `image`: a service r
 pulled; `watch`: somebody wants to know), for each image's qualified name a list: its ID, then the
 digests under which registries know it. Without one, it is an image that no registry gave. What
 another project said by then that it had built under that name stands there with `made:` before it.
+UNSURE stands there where no registry is known to have the image, though it may have come from one:
+it is asked for, and no answer is as good as a no.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ BASE, IMAGE, WATCH = "base", "image", "watch"
 MOVED = ("base-moved", "image-moved", "dependency-updated")
 """Kinds of reasons that concern only some of a project's services."""
 MADE = "made:"
+UNSURE = "unsure"
 Rests = Mapping[str, Mapping[str, list[str]]]
 
 
@@ -68,6 +71,8 @@ class Moves(NamedTuple):
     """Name → why it could not be asked for."""
     unknown: bool = False
     """Whether it is not known yet on what the project was updated."""
+    unasked: Mapping[str, str] = {}
+    """Name → why no move of it would be seen, for good."""
 
 
 def wanted(rests: Rests, settings: Settings) -> list[tuple[str, str]]:
@@ -101,7 +106,33 @@ def asked(rests: Rests, settings: Settings, makers: Mapping[str, Made]) -> list[
 
 def given(known: Sequence[str]) -> list[str]:
     """The digests under which registries know an image, of what a record has of it."""
-    return [one for one in known[1:] if not one.startswith(MADE)]
+    return [one for one in known[1:] if one != UNSURE and not one.startswith(MADE)]
+
+
+def in_registries(rests: Rests) -> dict[str, bool]:
+    """The images that registries were asked for by then, and whether one had them."""
+    return {
+        name: UNSURE not in known
+        for kind in (BASE, IMAGE)
+        for name, known in rests.get(kind, {}).items()
+        if given(known)
+    }
+
+
+def _why_unasked(rests: Rests, settings: Settings, makers: Mapping[str, Made]) -> dict[str, str]:
+    """Images whose moves would matter, if they were asked for, and why they aren't."""
+    found: dict[str, str] = {}
+    for kind in (BASE, IMAGE):
+        for name, known in rests.get(kind, {}).items() if kind in settings.check else ():
+            if "@" in name:
+                found[name] = "not asked for: pinned by its digest"
+            elif is_listed(name, settings.ignore):
+                found[name] = "not asked for: ignored"
+            elif name in makers:
+                found[name] = f"not asked for: built here by {makers[name].project}"
+            elif not given(known):
+                found[name] = "not asked for: exists only on this machine"
+    return found
 
 
 def compare(
@@ -121,6 +152,7 @@ def compare(
     digests: dict[str, str] = {}
     waits: dict[str, Waits] = {}
     unchecked: dict[str, str] = {}
+    unasked = _why_unasked(rests, settings, makers)
     unknown = is_unknown(rests, settings)
     for kind, name in wanted(rests, settings):
         known = rests.get(kind, {}).get(name)
@@ -129,7 +161,10 @@ def compare(
         if seen is None:
             continue
         if seen.error:
-            unchecked[name] = seen.error
+            if known is not None and UNSURE in known:
+                unasked[name] = f"in no registry, as far as is known: {seen.error}"
+            else:
+                unchecked[name] = seen.error
             continue
         if known is not None and seen.digest not in known and not made:
             until = seen.since + settings.min_age
@@ -149,7 +184,13 @@ def compare(
             word = "image-moved" if kind == IMAGE else "base-moved"
             reasons[Reason(word, f"{familiar(name)}: {text}")] = None
     return Moves(
-        tuple(reasons), frozenset(moved), digests, tuple(waits.values()), unchecked, unknown
+        tuple(reasons),
+        frozenset(moved),
+        digests,
+        tuple(waits.values()),
+        unchecked,
+        unknown,
+        unasked,
     )
 
 
@@ -178,6 +219,8 @@ def held(
         known = next((one[name] for one in rests.values() if name in one), None)
         seen = sightings.get(name)
         if known is None or not given(known) or seen is None:
+            continue
+        if seen.error and UNSURE in known:
             continue
         if seen.error or (seen.digest not in known and now < seen.since + min_age):
             found[name] = given(known)[0]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from rbuild.compose.project import Target
+from rbuild.docker.reference import repository
 
 # Seconds that a container gets to stop where nothing is said.
 STOP_GRACE = 10.0
@@ -98,11 +99,21 @@ class Image:
     id: str
     tags: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
-    """`name@sha256:…` of the registries it was pulled from or pushed to."""
+    """`name@sha256:…` of the repositories it was pulled from or pushed to; of all its names, in a
+    store that forgets."""
     labels: Mapping[str, str] | None = None
     healthcheck: Healthcheck | None = None
-    pulled: bool | None = None
-    """Whether it came from a registry; None where the engine doesn't tell."""
+    forgets: bool = False
+    """Whether the store keeps no note of registries, as containerd's does."""
+    pulls: tuple[str, ...] = ()
+    """Repositories that it was pulled from, of which an engine tells in spite of that."""
+
+    def is_from_registry(self, reference: str) -> bool | None:
+        """Whether a registry gave it, or got it, under this name; None if the engine can't tell."""
+        told = self.pulls if self.forgets else self.digests
+        if repository(reference) in map(repository, told):
+            return True
+        return None if self.forgets else False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What `docker inspect` says, as the values of `engine`."""
+"""What `docker inspect`, events and failed pulls say, as the values of `engine`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from rbuild.docker.engine import STOP_GRACE, Container, Healthcheck, Image, Port
 
 LABEL = "com.docker.compose."
 """What Compose's labels begin with."""
-# Seconds between an image's creation and its first name where it was built here.
-BUILT_AND_NAMED = 5.0
 _LEFTOVER = re.compile(r"([0-9a-f]{12})_")
+# The exit code of a pull is one for all: its text tells a registry's no from silence.
+_ANSWERS = {
+    "absent": r'manifest unknown|name unknown|resolve reference "[^"]+": \S+: not found',
+    "denied": r"(?<!permission )denied|unauthorized|authorization failed|no basic auth"
+    r"|40[13] (?:Unauthorized|Forbidden)",
+    "silent": r"dial (?:tcp|udp)|no such host|TLS handshake timeout|Client\.Timeout exceeded",
+}
 
 
 def container(data: dict[str, Any]) -> Container:
@@ -77,33 +82,19 @@ def container(data: dict[str, Any]) -> Container:
 
 
 def image(data: dict[str, Any], *, containerd_store: bool) -> Image:
-    """An image; with the `containerd_store`, digests alone don't tell where it came from."""
+    """An image. With the `containerd_store` every name has a digest: that tells nothing there."""
     config = data.get("Config") or {}
-    digests = tuple(data.get("RepoDigests") or ())
+    # Since API 1.53. What was built here may have been pushed, of which it doesn't tell.
+    pulls = (data.get("Identity") or {}).get("Pull") or ()
     return Image(
         id=data["Id"],
         tags=tuple(data.get("RepoTags") or ()),
-        digests=digests,
+        digests=tuple(data.get("RepoDigests") or ()),
         labels=config.get("Labels") or {},
         healthcheck=_healthcheck(config.get("Healthcheck")),
-        pulled=_came_from_registry(data) if containerd_store else bool(digests),
+        forgets=containerd_store,
+        pulls=tuple(one["Repository"] for one in pulls if one.get("Repository")),
     )
-
-
-def _came_from_registry(data: dict[str, Any]) -> bool | None:
-    """Whether a registry gave an image of the containerd store, where every image has digests.
-
-    Newer engines tell (API 1.53, Identity). Else what Compose built is labelled, and what was
-    built here was named within a moment of its creation; of the rest, nothing is known.
-    """
-    identity = data.get("Identity") or {}
-    if identity:
-        return bool(identity.get("Pull"))
-    if f"{LABEL}project" in ((data.get("Config") or {}).get("Labels") or {}):
-        return False
-    named = epoch((data.get("Metadata") or {}).get("LastTagTime", ""))
-    created = epoch(data.get("Created", ""))
-    return False if created and 0 <= named - created < BUILT_AND_NAMED else None
 
 
 def _healthcheck(data: dict[str, Any] | None) -> Healthcheck | None:
@@ -118,6 +109,14 @@ def _healthcheck(data: dict[str, Any] | None) -> Healthcheck | None:
         )
     }
     return Healthcheck(**seconds, retries=data.get("Retries") or 0)
+
+
+def answer(text: str) -> str:
+    """What a pull that failed with this text says of the image, as `PullError.answer` has it."""
+    if "Pulling from" in text:
+        # There is one, whatever else went wrong.
+        return ""
+    return next((one for one, words in _ANSWERS.items() if re.search(words, text)), "")
 
 
 def epoch(text: str) -> float:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 _FIT = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
 _OWN = re.compile(r"rbuild/([^/]+)/[^/:]+:([0-9]{8}T[0-9]{6}Z)")
+HUB = "docker.io"
+"""The registry of names that name none."""
 # Of a part of a name; a whole one has at most 255 characters (distribution's reference grammar).
 _LONGEST = 100
 _LONGEST_NAME = 255
@@ -71,10 +73,10 @@ def _split(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
     is_registry = set(first) & set(".:") or first == "localhost" or first != first.lower()
     if not slash or not is_registry:
-        first, rest = "docker.io", name
+        first, rest = HUB, name
     if first == "index.docker.io":
-        first = "docker.io"
-    if first == "docker.io" and "/" not in rest:
+        first = HUB
+    if first == HUB and "/" not in rest:
         rest = f"library/{rest}"
     return first, rest
 

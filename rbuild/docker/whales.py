@@ -34,11 +34,9 @@ from rbuild.errors import (
     BuildError,
     EngineError,
     InputError,
-    NotInRegistry,
     PullError,
     PushError,
     UpError,
-    Vanished,
 )
 from rbuild.process import Log, Stop
 
@@ -355,10 +353,11 @@ class Whales:
         if result.timed_out:
             raise PullError(f"{reference}: the pull took longer than {timeout:.0f} s")
         if result.code:
-            raise _pull_error(result.tail)(
+            raise PullError(
                 f"{reference}: cannot be pulled",
                 detail=_last(result.tail, 5),
                 hint="check its name, the way to the registry, and `docker login`",
+                answer=inspected.answer(result.tail),
             )
 
     def build(
@@ -635,19 +634,6 @@ def _unreachable(detail: str) -> EngineError:
         message = "the Docker engine can't be asked"
         hint = f"`docker info` shows the same; {places}"
     return EngineError(message, hint=hint, detail=_last(detail, 5))
-
-
-def _pull_error(text: str) -> type[PullError]:
-    """What kind of failure a pull's output tells of.
-
-    The exit code is one for all; the text is all there is to tell a registry's no from silence.
-    """
-    refused = re.search(r"(?i)denied|unauthorized|authorization|no match|/blobs/", text)
-    # Not what wants credentials, or lacks a platform only: that may well be there.
-    if not refused and re.search(r"manifest unknown|name unknown|: not found\s*$", text):
-        return Vanished
-    answered = refused or re.search(r"not found|does not exist", text)
-    return NotInRegistry if answered else PullError
 
 
 def _strange(command: str, answer: str) -> EngineError:

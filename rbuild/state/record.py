@@ -65,8 +65,6 @@ class Record:
     """The commit of the git checkout that the last good update was made from."""
     forwarded: str = ""
     """The commit that a run has fast-forwarded from: restored if the update fails."""
-    local: list[str] = field(default_factory=list)
-    """IDs of images in use that never came from a registry, where the engine can't tell."""
     superseded: list[str] = field(default_factory=list)
     """IDs of images that our builds made and our pulls replaced, as long as they are there."""
     configuration: str = ""
@@ -239,6 +237,8 @@ def read(folder: str) -> Record | None:
     try:
         data = json.loads(text)
         version = data.pop("version")
+        # Until version 3: IDs of images of which it was guessed that no registry gave them.
+        data.pop("local", None)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise Damaged(f"{path}: not a record of rbuild's") from None
     if isinstance(version, int) and version > VERSION:
@@ -247,7 +247,7 @@ def read(folder: str) -> Record | None:
             hint="upgrade rbuild, or move the file away to start afresh",
         )
     try:
-        # Versions 1 to 3 lacked what has a default since; they had nothing else.
+        # Earlier versions lacked what has a default since.
         record = Record(**data)
         _check(record)
     except (TypeError, ValueError, OverflowError, AttributeError, KeyError):
@@ -354,7 +354,7 @@ def _check(record: Record) -> None:
     _ = record.built_at
     if len(bytes.fromhex(record.key)) > blake2b.MAX_KEY_SIZE:
         raise ValueError("key")
-    for names in (record.files, record.provided, record.builds, record.bases, record.local,
+    for names in (record.files, record.provided, record.builds, record.bases,
                   record.superseded):  # fmt: skip
         if not all(type(one) is str for one in names):
             raise TypeError("a list")
@@ -424,7 +424,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "name": (str,), "home": (str,), "files": (list,), "key": (str,),
     "built": (str,), "finished": (str,),
     "digests": (dict,), "provided": (list,), "views": (dict,), "services": (dict,),
-    "builds": (list,), "bases": (list,), "local": (list,), "superseded": (list,),
+    "builds": (list,), "bases": (list,), "superseded": (list,),
     "rests": (dict,), "makes": (dict,), "contexts": (dict,), "commit": (str,), "forwarded": (str,),
     "configuration": (str,), "content": (dict,), "taken": (int,), "untidy": (bool,),
     "failed": (dict, type(None)), "held": (dict, type(None)), "underway": (dict, type(None)),

@@ -11,7 +11,7 @@ from rbuild.compose.configuration import Configuration, Service
 from rbuild.decisions.moves import BASE
 from rbuild.decisions.moves import IMAGE as IMAGE_KIND
 from rbuild.docker.engine import Container, Image
-from rbuild.docker.reference import kept, qualified, repository
+from rbuild.docker.reference import kept, qualified
 from rbuild.errors import ProjectError
 from rbuild.settings import Given
 from rbuild.updates.health import Expectation, stopped_by_hand
@@ -52,8 +52,6 @@ class Plan:
     """Services that are left as they are: `manual`, `paused`, `stopped` or `unmoved`."""
     scales: Mapping[str, int]
     """Scales set by hand."""
-    local: tuple[str, ...] = ()
-    """IDs of images that never came from a registry."""
     made: tuple[str, ...] = ()
     """IDs of the images that the names of what is built mean now."""
     limited: bool = False
@@ -83,6 +81,10 @@ class Observed:
     """Whether the path of the project leads to another folder than at the last good update."""
     mounted: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Service → name and ID of the images that its containers mount, as far as that is known."""
+    known: Mapping[str, bool] = field(default_factory=dict)
+    """Qualified names of images of which it is known whether a registry has them."""
+    moved: frozenset[str] = frozenset()
+    """Qualified names of images that registries have anew."""
 
 
 def leave_alone(
@@ -268,7 +270,6 @@ def make(
         bases=tuple(dict.fromkeys(qualified(need.reference) for need in bases.needs)),
         left=left,
         scales=by_hand,
-        local=tuple(sorted({one.id for one in observed.images.values() if one.pulled is False})),
         made=tuple(
             one.id for name, one in observed.images.items() if name in configuration.built_images
         ),
@@ -410,19 +411,25 @@ def _pulls(
 
     def want(reference: str, platform: str, purpose: str) -> None:
         image = observed.images.get(reference)
-        if qualified(reference) in made_here:
+        name = qualified(reference)
+        told = image.is_from_registry(reference) if image else None
+        if name in made_here:
             return
-        if qualified(reference) in observed.made_elsewhere:
+        if name in observed.made_elsewhere:
             notes[f"{reference}: built by another project here, not pulled"] = None
-        elif image and (image.pulled is False or not _has_digest(image, reference)):
+        elif told is False and not observed.known.get(name):
             notes[f"{reference}: exists only on this machine, not pulled"] = None
-        elif image and qualified(reference) in observed.held:
+        elif image and name in observed.held:
             notes[f"{reference}: a newer one waits, or could not be asked for; not pulled"] = None
         elif not (image and "@" in reference):
-            key = (qualified(reference), platform)
-            digest = observed.digests.get(key[0], "")
-            before = image.id if image else ""
-            wanted.setdefault(key, Pull(reference, platform, purpose, digest, before))
+            pull = Pull(
+                reference, platform, purpose, observed.digests.get(name, ""),
+                replaces=image.id if image else "",
+                known=observed.known.get(name, told),
+                had=observed.known.get(name, False),
+                moved=name in observed.moved,
+            )  # fmt: skip
+            wanted.setdefault((name, platform), pull)
 
     for need in bases.needs:
         want(need.reference, need.platform, f"base of {', '.join(need.services)}")
@@ -432,11 +439,6 @@ def _pulls(
         for name, purpose in _pulled(service, observed.images.__contains__):
             want(name, service.platform if purpose == IMAGE else "", purpose)
     return list(wanted.values()), list(notes)
-
-
-def _has_digest(image: Image, reference: str) -> bool:
-    """Whether a registry knows an image under this name, and not only under another."""
-    return repository(reference) in map(repository, image.digests)
 
 
 def _wants_pull(service: Service, present: bool) -> bool:

@@ -6,7 +6,7 @@ Changes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -69,11 +69,6 @@ def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
         ]
         needs = bases.find(configuration, _read_file, info.platform, unbuilt)
     images |= engine.images([one.reference for one in needs.needs])
-    local = known.local if known else []
-    images = {
-        name: replace(one, pulled=False) if one.pulled is None and one.id in local else one
-        for name, one in images.items()
-    }
     strange = {one.service for one in containers} - services.keys()
     past = known.services if known else {}
     kept = kept_as(interrupted, scene.now)
@@ -99,6 +94,8 @@ def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
             held=held,
             digests=digests,
             mounted=_mounted(configuration, past, containers, images),
+            known=_in_registries(scene, digests),
+            moved=scene.moves.moved,
         ),
         left=left,
         stamp=kept,
@@ -117,6 +114,15 @@ def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
         push=scene.settings.push,
     )
     return replace(made, limited=limited), kept
+
+
+def _in_registries(scene: Scene, seen: Iterable[str]) -> dict[str, bool]:
+    """Images of which it is known whether a registry has them: by the record, and by what was
+    just `seen` there."""
+    known = moves.in_registries(scene.known.rests if scene.known else {})
+    makers = scene.means.lookout.makers(scene.folder) if scene.means.lookout else {}
+    here = [name for name in (*scene.moves.digests, *seen) if name not in makers]
+    return {**known, **dict.fromkeys(here, True)}
 
 
 def _is_limited(scene: Scene) -> bool:

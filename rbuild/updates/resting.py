@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from rbuild.decisions import moves
 from rbuild.docker.engine import Engine, Image
@@ -15,7 +15,7 @@ Found = dict[str, dict[str, list[str]]]
 def found(
     rests: Mapping[str, Mapping[str, str]],
     engine: Engine,
-    local: Collection[str],
+    known: Mapping[str, bool],
     makers: Mapping[str, moves.Made],
 ) -> Found:
     """What these images are now on the engine, as a record keeps it (see `moves`).
@@ -23,14 +23,14 @@ def found(
     What another project says that it has built under such a name (`makers`, asked for before)
     goes with it: if a person has built something else since, that is no move.
 
-    `rests` has their names as they are spelled, by kind and qualified name; `local` are names
-    that turned out to be in no registry.
+    `rests` has their names as they are spelled, by kind and qualified name; `known` are qualified
+    names of which it is known whether a registry has them.
     """
     names = [name for one in rests.values() for name in one.values()]
     here = engine.images(names) if names else {}
     return {
         kind: {
-            full: _known_as(here[name], full, makers.get(full), is_local=name in local)
+            full: _known_as(here[name], full, makers.get(full), known.get(full))
             for full, name in one.items()
             if name in here
         }
@@ -96,9 +96,9 @@ def watched(
     return result
 
 
-def _known_as(image: Image, full: str, made: moves.Made | None, *, is_local: bool) -> list[str]:
+def _known_as(image: Image, full: str, made: moves.Made | None, is_known: bool | None) -> list[str]:
     told = [moves.MADE + made.id] if made and made.id != image.id else []
-    if is_local or image.pulled is False:
-        return [image.id, *told]
     own = [one for one in image.digests if repository(one) == repository(full)]
+    if own and not (image.is_from_registry(full) if is_known is None else is_known):
+        told.append(moves.UNSURE)
     return [image.id, *(one.rpartition("@")[2] for one in own), *told]

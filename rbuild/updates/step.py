@@ -36,6 +36,12 @@ class Pull:
     """The one to take and to give this name, where it must be no other."""
     replaces: str = ""
     """ID of the image that bears the name so far."""
+    known: bool | None = None
+    """Whether a registry is known to have it; False if none had it when it was last asked for."""
+    had: bool = False
+    """Whether one had it under this very name when it was last asked for."""
+    moved: bool = False
+    """Whether it is what the update is for."""
 
     def __str__(self) -> str:
         where = f" for {self.platform}" if self.platform else ""

@@ -14,8 +14,8 @@ from rbuild.compose.configuration import Configuration, longest_wait
 from rbuild.compose.externals import NETWORK, RUNNING, VOLUME
 from rbuild.compose.project import Target
 from rbuild.docker.engine import Container, Engine, Port
-from rbuild.docker.reference import pattern, untagged
-from rbuild.errors import AbsentError, EngineError, NotInRegistry, PullError, UpError, Vanished
+from rbuild.docker.reference import HUB, pattern, qualified, registry_of, untagged
+from rbuild.errors import AbsentError, EngineError, PullError, UpError
 from rbuild.process import Log, Stop
 from rbuild.settings import Settings
 from rbuild.updates import gate, hook, namespaces
@@ -86,8 +86,8 @@ class Work:
     """IDs of the images that this project's builds have made, before and now."""
     taken: int | None = None
     """Bytes that builds and pulls took; None where that can't be told."""
-    local: list[str] = field(default_factory=list)
-    """Names of images that turned out to be in no registry."""
+    answers: dict[str, bool] = field(default_factory=dict)
+    """Qualified names of images that were to be pulled, and whether a registry gave them."""
     vanished: dict[str, bool] = field(default_factory=dict)
     """Names of the images that were to be pulled → whether their tag is gone, so that what is here
     was used."""
@@ -268,17 +268,13 @@ def _pull(step: Pull, work: Work) -> None:
         if exact:
             work.engine.tag(exact, step.reference)
     except PullError as error:
-        here = before.get(step.reference)
-        if here and here.pulled is None and isinstance(error, NotInRegistry):
-            work.notes.append(f"{step.reference}: exists only on this machine, not pulled")
-            work.local.append(step.reference)
-            return
-        if here and isinstance(error, Vanished):
-            work.vanished[step.reference] = True
+        if before and _will_do(step, error.answer):
+            _do_without(step, error.answer, work)
             return
         message = f"{error.message} ({step.purpose})"
         hint = _unbuilt(step.reference, work) + error.hint
         raise PullError(message, hint=hint, detail=error.detail) from None
+    work.answers[qualified(step.reference)] = True
     work.vanished[step.reference] = False
     after = work.engine.images([step.reference])
     old, new = before.get(step.reference), after.get(step.reference)
@@ -287,6 +283,40 @@ def _pull(step: Pull, work: Work) -> None:
     if new and (replaced := replaced - {"", new.id}):
         work.superseded += sorted(replaced)
         work.pulled.append(new.id)
+
+
+def _will_do(step: Pull, answer: str) -> bool:
+    """Whether the image that is here must do, where the pull gave this `answer`.
+
+    A registry's no is final. Its silence is not, and the update fails, unless the name is of no
+    registry in particular (`myapp:1`), as that of most of what is made by hand.
+    """
+    if step.moved or not answer:
+        return False
+    if answer == "absent" or step.known is False:
+        return True
+    has_registry = registry_of(qualified(step.reference)) != HUB
+    return step.known is None and not (answer == "silent" and has_registry)
+
+
+def _do_without(step: Pull, answer: str, work: Work) -> None:
+    """Say that an image is used as it is, and that no registry is known to have it."""
+    if step.had:
+        work.vanished[step.reference] = True
+        return
+    name = qualified(step.reference)
+    registry = registry_of(name)
+    why = {
+        "absent": f"{registry} doesn't have it",
+        "denied": f"{registry} doesn't have it, or not for us (`docker login`, registry-auth)",
+        "silent": f"{registry} can't be asked for it",
+    }[answer]
+    # It may be there: once, since by the next time it is known that no registry gave it.
+    is_news = answer == "denied" and step.known is None and registry != HUB
+    (work.warnings if is_news else work.notes).append(
+        f"{step.reference}: not pulled, used as it is here: {why}"
+    )
+    work.answers[name] = False
 
 
 def _build(step: Build, work: Work) -> None:

@@ -255,7 +255,6 @@ def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, starte
             for kind, one in work.rests.items()
         },
         makes=dict(work.makes),
-        local=list(made.local),
         superseded=list(dict.fromkeys([*tracked_before(known), *tracked(work)])),
         configuration=generation.digest(loaded.rendered),
         content=dict(work.content),

@@ -6,9 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from rbuild.docker import whales
-from rbuild.errors import NotInRegistry, PullError, Vanished
-
 from .conftest import Project, run
 from .registries import Front, front
 from .test_moved import put_image
@@ -135,25 +132,3 @@ def test_kept_generations_whose_images_are_gone_are_not_offered(project: Project
     ran = project.rbuild("rollback")
     assert (ran.code, ran.out, ids(project)) == (1, "", before)
     assert "is gone\n" in ran.err
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("Error response from daemon: manifest unknown", Vanished),
-        ("manifest for r/x:1 not found: manifest unknown: manifest unknown", Vanished),
-        ('failed to resolve reference "r/x:1": r/x:1: not found\n', Vanished),
-        ("pull access denied for x, repository does not exist or may require 'docker login': "
-         "denied: requested access to the resource is denied", NotInRegistry),
-        ("unauthorized: authentication required", NotInRegistry),
-        ("no matching manifest for linux/arm64: no match for platform in manifest: not found",
-         NotInRegistry),
-        ("failed open: content at https://r/v2/x/blobs/sha256:0f not found: not found",
-         NotInRegistry),
-        ("dial tcp: lookup r: no such host", PullError),
-        ("dial tcp 127.0.0.1:1: connect: connection refused", PullError),
-        ("error parsing HTTP 404 response body: invalid character '<'", PullError),
-    ],
-)  # fmt: skip
-def test_only_a_definite_no_is_one(text: str, kind: type[PullError]) -> None:
-    assert whales._pull_error(text) is kind
