@@ -155,6 +155,42 @@ def test_a_dry_run_changes_nothing(updated: Site) -> None:
     assert unchanged(updated, before)
 
 
+def shares(site: Site, service: str, **more: Any) -> Container:
+    """Somebody else's container that lives in the network of one of a service's."""
+    owner = next(one.id for one in site.world.boxes if one.service == service)
+    other = Container("other", "other", "", "x", "x", "running", started=time.time(), **more)
+    return replace(other, namespaces=(("network", owner),))
+
+
+def test_who_is_cut_off_is_told_of(updated: Site) -> None:
+    # What the database runs does not move.
+    updated.world.registry["postgres:16"] = updated.world.names["postgres:16"]
+    updated.world.company = [shares(updated, "db"), replace(shares(updated, "web"), id="web")]
+    before = updated.save()
+    (warning,) = updated.run(after=DAY, forced=True).warnings
+    assert warning.startswith("other is cut off, for it shared web's network")
+    assert warning.endswith("remove it, and run it anew")
+    # Once: the next update has not cut it off.
+    assert updated.run(forced=True).warnings == ()
+    # Whatever goes wrong there, the update is done.
+    updated.load(before)
+
+    def strike(number: int, name: str) -> None:
+        if name == "others":
+            raise EngineError("it is busy")
+
+    outcome = updated.run(strike, after=DAY, forced=True)
+    assert outcome.outcome == "updated"
+    assert "could not be looked at: it is busy" in outcome.warnings[0]
+
+
+def test_who_is_cut_off_is_told_of_after_a_way_back(bad: Site) -> None:
+    bad.world.company = [shares(bad, "web")]
+    outcome = bad.run(after=DAY)
+    assert outcome.outcome == "rolled-back"
+    assert [one for one in outcome.warnings if "it shared web's network" in one]
+
+
 # An update that fails, and goes back
 
 

@@ -160,7 +160,8 @@ def _recreate(name: str, services: Sequence[str], company: _Company) -> None:
         uses = [one for one in loaded.configuration.uses if {*one.services} & {*services}]
         if absent := engine.absent([one.thing for one in uses]):
             # What it has would be gone, and nothing come of it.
-            raise EngineError(f"{', '.join(absent)}: not there")
+            names = ", ".join(one.removeprefix("running ") for one in absent)
+            raise EngineError(f"{names}: not there, or not running")
         options = _options(loaded, services, before, engine)
         settings = scene.run.settings(loaded.own_settings)
         grace = max((one.stop_grace for one in before), default=STOP_GRACE)

@@ -357,22 +357,22 @@ def test_where_the_kept_image_is_gone_a_person_is_told_what_to_type(make_site: M
 
 def test_what_ran_last_is_the_goal_also_after_a_way_back_that_failed(make_site: MakeSite) -> None:
     site = make_site(machine_engine(), {"web": 'volumes: ["./conf:/conf:ro"]'})
-    site.write("conf", "good\n")
-    needs = "CMD grep -q good /conf || exit 9; exec httpd -f -p 80 -h /www"
+    site.write("conf/data", "good\n")
+    needs = "CMD grep -q good /conf/data || exit 9; exec httpd -f -p 80 -h /www"
     site.edit("web/Dockerfile", SERVES, needs)
     up(site)
     site.write("web/page", "web two\n")
-    # A file that neither the old image nor the new one can work with.
-    site.write("conf", "bad\n")
+    # Data that neither the old image nor the new one can work with; of folders nothing is kept.
+    site.write("conf/data", "bad\n")
 
-    ran = site.rbuild()
+    ran = site.rbuild("--force-rebuild")
 
     assert ran.code == 4, ran.err
     assert "running now: nothing; not running: web (exited)" in ran.err
     assert re.search(r"^ +docker tag rbuild/\S+ \S+-web$", ran.err, re.MULTILINE), ran.err
     typed = re.search(r"^ +(cd \S+ && docker compose .*)$", ran.err, re.MULTILINE)
     assert typed
-    site.write("conf", "good\n")
+    site.write("conf/data", "good\n")
     site.edit("web/Dockerfile", needs, FAILS)
 
     ran = site.rbuild()
