@@ -137,13 +137,13 @@ def _forward(
                 ],
             )
             scene.outcome.generation = kept if found.services else ""
-            _require_way_back(scene, missing)
+            _require_rollback(scene, missing)
         steps.run(step, work)
     if not any(isinstance(one, Up) for one in made.steps):
         _note_images(scene, loaded, made, work, note)
 
 
-def _require_way_back(scene: Scene, missing: Mapping[str, str]) -> None:
+def _require_rollback(scene: Scene, missing: Mapping[str, str]) -> None:
     """Raise ProjectError if what runs could not be brought back; --force-rebuild goes ahead."""
     if not missing:
         return

@@ -193,7 +193,8 @@ def _keep(scene: Scene, known: Record, containers: Sequence[Container]) -> Gener
         failing=keeping.in_trouble(containers, scene.engine_time()),
     )
     scene.outcome.warnings += tuple(
-        f"no way back from here for {name}: {why}" for name, why in missing.items()
+        f"if the rollback fails, {name} can't be brought back as it runs now: {why}"
+        for name, why in missing.items()
     )
     here = scene.engine.images([kept.image for kept in one.services.values()])
     for kept in one.services.values():

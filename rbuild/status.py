@@ -38,6 +38,8 @@ class Standing:
     settings: Settings | None = None
     reasons: tuple[Reason, ...] = ()
     due: float = 0.0
+    idle: tuple[str, ...] = ()
+    """Of the generations, those in which nothing ran."""
     generations: tuple[str, ...] = ()
     """What is kept of what ran before and can be gone back to, newest first."""
     broken: tuple[str, ...] = ()
@@ -97,7 +99,8 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
         text += [f"  unknown   {line}" for line in moves.told(one.moves.unchecked)]
         text += [f"  unasked   {familiar(name)}: {why}" for name, why in one.moves.unasked.items()]
         if one.generations:
-            text.append(f"  kept      {', '.join(one.generations)}")
+            names = (f"{n} (nothing ran)" if n in one.idle else n for n in one.generations)
+            text.append(f"  kept      {', '.join(names)}")
         text += [f"  gone      {line}" for line in one.broken]
         text += [
             f"  gone      {name}: its tag, from the registry; the image that is here is used"
@@ -237,12 +240,15 @@ def _unread(project: Project, run: Run) -> list[str]:
 def _pass_over_broken(standing: Standing, engine: Engine) -> None:
     """Tell generations whose images are gone from those that can be gone back to."""
     broken: dict[str, str] = {}
+    idle: list[str] = []
     for name in standing.generations:
         one = generation.read(standing.folder, name)
+        if one and not one.ran:
+            idle.append(name)
         gone = generation.lacking(one, engine) if one else []
         if gone:
             broken[name] = f"{name}: the kept image of {', '.join(gone)}"
-    standing.broken = tuple(broken.values())
+    standing.broken, standing.idle = tuple(broken.values()), tuple(idle)
     standing.generations = tuple(one for one in standing.generations if one not in broken)
 
 

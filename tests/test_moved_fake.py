@@ -19,14 +19,13 @@ from rbuild.errors import EngineError
 from rbuild.process import Stop
 from rbuild.registries import registry
 from rbuild.report import Outcome
-from rbuild.rollbacks import rescue, wayback
+from rbuild.rollbacks import rescue
 from rbuild.sources import source as git_source
 from rbuild.state import checks, record
 from rbuild.state.checks import Checks
 from rbuild.state.record import Record
-from rbuild.updates import gate, steps
 
-from .world import DAY, Clock, Fake, Hub, Site, fail_at
+from .world import DAY, Clock, Fake, Hub, Site, fail_at, new_site
 
 DEBIAN, POSTGRES = "docker.io/library/debian:12", "docker.io/library/postgres:16"
 APP = "docker.io/library/app:1"
@@ -104,13 +103,7 @@ def kinds(outcome: Outcome) -> list[str]:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Moving]:
     """A project that was never updated, on a clock that runs ahead at the test's word."""
-    clock = Clock()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "time", clock.time)
-        for module in (gate, steps, wayback):
-            patch.setattr(module, "time", clock)
-        patch.setattr(record.os, "fsync", lambda descriptor: None)
-        found = Moving(tmp_path, clock)
+    with new_site(tmp_path, Moving) as found, pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "Registries", lambda *a, **more: found.hub.open(*a, **more))
         yield found
 

@@ -135,7 +135,7 @@ class Life:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    with new_site(tmp_path) as found:
+    with new_site(tmp_path, Site) as found:
         yield found
 
 

@@ -53,7 +53,7 @@ from .world import (
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     """A project that was never updated, on a clock that runs ahead at the test's word."""
-    with new_site(tmp_path) as found:
+    with new_site(tmp_path, Site) as found:
         yield found
 
 

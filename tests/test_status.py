@@ -205,7 +205,8 @@ def test_kept_generations_are_told(site: Site) -> None:
     stamps = ["20261102T030000Z", "20261101T030000Z"]
     for one in stamps:
         generation.write(site.state, generation.Generation(one, {}, {}), None)
-    assert f"  kept      {', '.join(stamps)}\n" in said(site)[1]
+    idle = ", ".join(f"{stamp} (nothing ran)" for stamp in stamps)
+    assert f"  kept      {idle}\n" in said(site)[1]
     assert document(site)["generations"] == stamps
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -60,6 +60,7 @@ NOT_HASHED = ("build", "scale", "depends_on", "x-rbuild")
 LOOKS_TO_STOP = 2
 
 Strike = Callable[[int, str], None]
+S = TypeVar("S", bound="Site")
 DAY = 86400
 
 
@@ -734,7 +735,7 @@ class Site:
 
 
 @contextmanager
-def new_site(root: Path) -> Iterator[Site]:
+def new_site(root: Path, make: Callable[[Path, Clock], S]) -> Iterator[S]:
     """A project that was never updated, on a clock that runs ahead at the test's word."""
     clock = Clock()
     # Not the test's own patch: that may be undone before this one.
@@ -744,7 +745,7 @@ def new_site(root: Path) -> Iterator[Site]:
             patch.setattr(module, "time", clock)
         # What is struck here is rbuild; a disk that loses power is another test's.
         patch.setattr(record.os, "fsync", lambda descriptor: None)
-        yield Site(root, clock)
+        yield make(root, clock)
 
 
 # The exit code of each outcome that is no good one.

@@ -189,7 +189,7 @@ class Engine(Protocol):
     def containers(self, project: str) -> list[Container]:
         """All containers that Compose labels as this project's, in every state.
 
-        But for one-offs (`docker compose run`): they are the affair of whoever has made them.
+        But for one-offs (`docker compose run`): they belong to the person that made them.
         """
 
     def members(self) -> list[Member]:

@@ -1,8 +1,8 @@
 """Containers of others that live in the namespaces of a project's containers.
 
-An update makes those anew, and whoever shares their network, pid or ipc namespace is cut off: the
-engine says nothing, and neither does Compose. What recorded projects have there is recreated, from
-their own files and with the images that they run; of the rest, a person is told.
+An update makes those anew, and containers that share their network, pid or ipc namespace are cut
+off: the engine says nothing, and neither does Compose. What recorded projects have there is
+recreated, from their own files and with the images that they run; of the rest, a person is told.
 """
 
 from __future__ import annotations
