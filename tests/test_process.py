@@ -287,9 +287,13 @@ def test_a_stop_in_the_moment_of_a_start_reaches_the_child() -> None:
 
 
 SIGNALLED = """
+import signal
 import sys
 from rbuild.errors import Interrupted
 from rbuild.process import Stop, run
+# Under nohup, or in the background of a shell, the tests have them ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 stop = Stop()
 stop.install()
 try:

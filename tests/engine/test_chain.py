@@ -104,8 +104,11 @@ def test_a_circle_is_named_and_the_others_are_worked(chain: Project, tmp_path: P
     assert f"{a}: projects build upon each other's images in a circle" in ran.err
     assert f": {a} → {c} → {b} → {a}\n" in ran.err
     assert names(ran.out) == "d"
-    # In a call of its own as well.
+    # In a call of its own as well; it is told once, unless a person asks.
     ran = chain.rbuild("a")
+    assert (ran.code, ran.err) == (75, "")
+    assert "in a circle" in chain.rbuild("status", "a").out
+    ran = chain.rbuild("--force-rebuild", "a")
     assert ran.code == 1
     assert "in a circle" in ran.err
     assert image_id(f"{chain.name}/a") == before
