@@ -236,13 +236,14 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
     outcome.bases = tuple(after.bases)
     outcome.notes += tuple(work.notes)
     outcome.due = staleness.due_at(after.built_at, scene.settings.build_period)
-    outcome.services = _services(made, after)
-    outcome.warnings += tuple(work.warnings)
+    _tell_changes(scene, made, work, after, note)
+    outcome.warnings += (*work.warnings, *_differing(work))
     _tell_vanished(scene, work)
     try:
         scene.run_hook("after-update", generation=_kept(scene, note), stop=scene.means.stop)
         scene.tell("prune")
         keeping.tidy(scene, after)
+        outcome.generation = _kept(scene, note)
     except Interrupted:
         outcome.standing = "the update is done; only cleaning up was cut short"
         raise
@@ -265,9 +266,57 @@ def _kept(scene: Scene, note: Underway) -> str:
     return kept if generation.read(scene.folder, kept) else ""
 
 
-def _services(made: Plan, after: Record) -> list[dict[str, object]]:
+def _tell_changes(
+    scene: Scene, made: Plan, work: steps.Work, after: Record, note: Underway
+) -> None:
+    """What is other than before the update, and what is not."""
+    kept = generation.read(scene.folder, note.note["generation"])
+    kept_services = kept.services if kept else {}
+    before = {name: {*service.up, *service.rest} for name, service in kept_services.items()}
+    built = [name for step in made.steps if isinstance(step, Build) for name in step.services]
+    comes_up = any(isinstance(step, Up) for step in made.steps)
+    started_anew = _started_anew(work)
+    services: list[dict[str, object]] = []
+    for name, service in after.services.items():
+        now = {*service["containers"]}
+        is_other = comes_up and (now != before.get(name, set()) or name in started_anew)
+        changed = is_other or (name in built and not now)
+        services.append(
+            {"name": name, "state": made.left.get(name, service["state"]),
+             "image": service["reference"], "image_id": service["image"], "changed": changed}
+        )  # fmt: skip
+    changed_names = {service["name"] for service in services if service["changed"]}
+    here = {container.service for container in work.containers}
+    scene.outcome.services = services
+    scene.outcome.built = tuple(name for name in built if name not in changed_names)
+    scene.outcome.gone = tuple(
+        name for name in before if comes_up and name not in after.services and name not in here
+    )
+
+
+def _started_anew(work: steps.Work) -> set[str]:
+    """Services whose containers are the same, and were stopped and started by Compose."""
+    before = {container.id: container for container in work.before}
+    return {
+        container.service
+        for container in work.containers
+        if container.state == "running"
+        and container.id in before
+        and container.started != before[container.id].started
+        # The engine counts those that are its own doing.
+        and container.restarts <= before[container.id].restarts
+    }
+
+
+def _differing(work: steps.Work) -> list[str]:
+    """Warnings of containers that run something else than was wanted."""
+    names = dict.fromkeys(
+        container.service
+        for container in work.containers
+        if not container.oneoff and container.image != work.wanted(container)
+    )
     return [
-        {"name": name, "state": made.left.get(name, one["state"]), "image": one["reference"],
-         "image_id": one["image"]}
-        for name, one in after.services.items()
-    ]  # fmt: skip
+        f"{name}: Compose has left it on another image than its name means now; "
+        f"`docker compose up -d --force-recreate {name}` puts that right"
+        for name in names
+    ]

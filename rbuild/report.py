@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Worst first: what a person must hear of before anything else.
 SEVERITY = (4, 3, 1, 75, 0)
-# States of services that an update has left alone.
-LEFT = ("manual", "paused", "stopped", "unmoved")
+# How many services that an update has not changed are named.
+MOST_UNCHANGED = 5
 SCREEN = 40
 """Lines that a failure may take."""
 # Of it, for what is quoted at least, and for warnings at most.
@@ -41,6 +41,10 @@ class Outcome:
     """fresh, planned, updated, failed, rolled-back, needs-a-person, deferred or removed."""
     reasons: tuple[Reason, ...] = ()
     services: list[dict[str, Any]] = field(default_factory=list)
+    built: tuple[str, ...] = ()
+    """Services whose image is new, and whose containers are not."""
+    gone: tuple[str, ...] = ()
+    """Services that the files no longer have, and whose containers are removed."""
     bases: tuple[str, ...] = ()
     started: float = 0.0
     seconds: float = 0.0
@@ -88,13 +92,15 @@ def results(outcomes: Sequence[Outcome], verbose: int, quiet: bool) -> list[str]
     lines = []
     for one in outcomes:
         if one.outcome == "updated" and not quiet:
-            lines.append(f"{one.name}: updated {_services(one)}in {span(one.seconds)} "
-                         f"({_reasons(one)})")  # fmt: skip
+            lines.append(f"{one.name}: {_updated(one)}")
         elif one.outcome == "rolled-back" and one.error is None and not quiet:
             lines.append(f"{one.name}: rolled back to {one.generation} in {span(one.seconds)}")
-        elif one.outcome == "planned" and not quiet:
+        elif one.outcome == "planned" and one.reasons and not quiet:
             lines.append(f"{one.name}: would be updated ({_reasons(one)})")
             lines += [f"  {number}. {step}" for number, step in enumerate(one.steps, 1)]
+        elif one.outcome == "planned" and not quiet:
+            lines += [f"{one.name}: would {step}" for step in one.steps]
+            lines += [] if one.steps else [f"{one.name}: nothing to remove"]
         elif one.outcome == "removed" and not quiet:
             lines += [f"{one.name}: removed {image}" for image in one.removed]
         elif one.outcome == "fresh" and verbose:
@@ -230,6 +236,29 @@ def short_digests(text: str) -> str:
     return _COMMIT.sub(r"\1", _DIGEST.sub(r"\1", text))
 
 
-def _services(one: Outcome) -> str:
-    names = [service["name"] for service in one.services if service["state"] not in LEFT]
-    return ", ".join(names) + " " if names else ""
+def _updated(one: Outcome) -> str:
+    """What an update has changed, and what it has not."""
+    changed = [service["name"] for service in one.services if service["changed"]]
+    rest = [service for service in one.services if not service["changed"]]
+    ended = [service["name"] for service in rest if service["state"] == "ended"]
+    same = [service["name"] for service in rest if service["state"] not in ("ended", "absent")]
+    parts = []
+    if one.built:
+        parts.append(f"built {', '.join(one.built)}")
+    if one.gone:
+        parts.append(f"removed {', '.join(one.gone)}")
+    if ended:
+        parts.append(f"{', '.join(ended)} ran again")
+    if changed:
+        parts.insert(0, f"updated {', '.join(changed)}")
+        parts += [f"{_some(same)} unchanged"] if same else []
+    elif not one.built and not one.gone:
+        parts.insert(0, "checked, nothing new")
+    first, *more = parts
+    return "; ".join([f"{first} in {span(one.seconds)} ({_reasons(one)})", *more])
+
+
+def _some(names: Sequence[str]) -> str:
+    if len(names) > MOST_UNCHANGED:
+        return f"{len(names)} others"
+    return ", ".join(names)

@@ -323,7 +323,7 @@ def test_a_bad_project_does_not_stop_the_others(asked: Crew, tmp_path: Path) -> 
     assert result.exit_code == 1
     assert "nope: no such file or folder\n  check the path" in result.stderr
     assert "also/nope: no such file" in result.stderr
-    assert result.stdout.startswith("site: updated")
+    assert result.stdout.startswith("site: checked, nothing new")
 
 
 def test_a_project_that_is_called_like_a_command(asked: Crew, tmp_path: Path) -> None:
@@ -478,7 +478,7 @@ def test_usage_errors_in_the_environment(
 
 def test_an_update_goes_to_stdout_and_progress_nowhere(asked: Crew, tmp_path: Path) -> None:
     result = rbuild(project(tmp_path))
-    assert result.stdout == "site: updated in 0 s (new: no record)\n"
+    assert result.stdout == "site: checked, nothing new in 0 s (new: no record)\n"
     assert result.stderr == ""
 
 
@@ -564,7 +564,7 @@ def test_a_terminal_that_has_gone(
     assert report.close() == code
     monkeypatch.undo()
     # What still listens has heard it.
-    assert ("site: updated" in capsys.readouterr().out) is (outcome == "updated")
+    assert ("site: checked" in capsys.readouterr().out) is (outcome == "updated")
 
 
 def test_an_outcome_that_nobody_hears_of_is_no_success(

@@ -1761,3 +1761,20 @@ def test_a_way_back_that_is_tried_again_waits_for_no_earlier_failure(bad: Site) 
     outcome = bad.run(strike, stop=stop, after=60)
     assert (outcome.exit_code, outcome.retry) == (4, 0.0)
     assert "the next run tries to go back again" in outcome.warnings
+
+
+def test_what_compose_leaves_on_another_image_is_told(
+    updated: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Fake._bring_up
+
+    def leaves_db(fake: Fake, service: str, *more: Any) -> None:
+        if service != "db":
+            real(fake, service, *more)
+
+    monkeypatch.setattr(Fake, "_bring_up", leaves_db)
+    outcome = updated.run(forced=True)
+    (line,) = outcome.warnings
+    assert line.startswith("db: Compose has left it on another image than its name means now")
+    changed = {one["name"] for one in outcome.services if one["changed"]}
+    assert changed == {"base", "web", "migrate"}

@@ -101,19 +101,58 @@ def test_fresh_says_until_when_if_asked() -> None:
 
 
 def test_an_update_is_one_line() -> None:
-    services: list[dict[str, object]] = [
-        {"name": name, "state": state}
-        for name, state in (("web", "running"), ("migrate", "ended"), ("db", "manual"),
-                            ("old", "stopped"))
-    ]  # fmt: skip
-    one = outcome("updated", services=services, seconds=75, reasons=REASONS, notes=("a note",))
+    one = outcome("updated", services=services("+web", "+migrate", "db manual"), seconds=75,
+                  reasons=REASONS, notes=("a note",))  # fmt: skip
     (line,) = results([one], 0, False)
     assert line == (
         "site: updated web, migrate in 1 min 15 s "
-        "(expired: last updated 1 d ago; changed: /srv/site/.env)"
+        "(expired: last updated 1 d ago; changed: /srv/site/.env); db unchanged"
     )
     assert results([one], 0, True) == []
     assert results([one], 1, False) == [line, "site: note: a note"]
+
+
+def services(*texts: str) -> list[dict[str, Any]]:
+    """`+web` for one that has changed, `db manual` for one that has not, with its state."""
+    found = [text.partition(" ") for text in texts]
+    return [
+        {"name": name.removeprefix("+"), "state": state or "running", "changed": name[0] == "+"}
+        for name, _, state in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "more", "line"),
+    [
+        (["web", "db"], {}, "checked, nothing new in 3 s (R)"),
+        ([], {}, "checked, nothing new in 3 s (R)"),
+        (["web", "migrate ended"], {}, "checked, nothing new in 3 s (R); migrate ran again"),
+        (["+web", "migrate ended", "db", "idle absent"], {},
+         "updated web in 3 s (R); migrate ran again; db unchanged"),
+        (["+migrate ended"], {}, "updated migrate in 3 s (R)"),
+        (["+web", "db paused"], {"built": ("db",)},
+         "updated web in 3 s (R); built db; db unchanged"),
+        (["db stopped"], {"built": ("db",)}, "built db in 3 s (R)"),
+        (["web"], {"gone": ("old",)}, "removed old in 3 s (R)"),
+        (["+web"], {"gone": ("old",)}, "updated web in 3 s (R); removed old"),
+        (["+web", *"abcde"], {}, "updated web in 3 s (R); a, b, c, d, e unchanged"),
+        (["+web", *"abcdef"], {}, "updated web in 3 s (R); 6 others unchanged"),
+    ],
+)  # fmt: skip
+def test_an_update_says_what_changed_and_what_did_not(
+    found: list[str], more: dict[str, Any], line: str
+) -> None:
+    one = outcome(
+        "updated", services=services(*found), seconds=3, reasons=(Reason("forced", "x"),), **more
+    )
+    assert results([one], 0, False) == [f"site: {line.replace('(R)', '(forced: x)')}"]
+
+
+def test_a_plan_of_what_would_be_removed() -> None:
+    one = outcome("planned", steps=("remove a:1", "remove b:1"))
+    assert results([one], 0, False) == ["site: would remove a:1", "site: would remove b:1"]
+    assert results([outcome("planned")], 0, False) == ["site: nothing to remove"]
+    assert results([one], 0, True) == []
 
 
 def test_a_plan() -> None:
@@ -307,7 +346,11 @@ def test_what_is_absent_is_null() -> None:
 
 def test_digests_are_short_for_a_person_and_whole_for_a_program() -> None:
     digest = "sha256:" + "0123456789ab" + "f" * 52
-    one = outcome("updated", reasons=(Reason("base-moved", f"debian:12: x → {digest}"),))
+    one = outcome(
+        "updated",
+        services=services("+web"),
+        reasons=(Reason("base-moved", f"debian:12: x → {digest}"),),
+    )
     (line,) = results([one], 0, False)
     assert line.endswith("(base-moved: debian:12: x → sha256:0123456789ab)")
     assert document([one], 0)["projects"][0]["reasons"][0]["detail"].endswith(digest)

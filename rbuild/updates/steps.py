@@ -76,6 +76,8 @@ class Work:
     """What image names meant before the update."""
     required: dict[str, str] = field(default_factory=dict)
     """IDs of the images, by name, that were made sure to be here."""
+    before: list[Container] = field(default_factory=list)
+    """What there was before containers were touched."""
     kept: list[str] = field(default_factory=list)
     """Tags of ours that this update has made."""
     superseded: list[str] = field(default_factory=list)
@@ -112,6 +114,11 @@ class Work:
     def name(self) -> str:
         """Compose's name for the project."""
         return self.configuration.name
+
+    def wanted(self, container: Container) -> str:
+        """ID of the image that a container is to run; that which it runs, where nothing is said."""
+        service = self.configuration.services.get(container.service)
+        return self.required.get(service.image, container.image) if service else container.image
 
 
 def run(step: Step, work: Work) -> None:
@@ -353,7 +360,7 @@ def _unbuilt(image: str, work: Work) -> str:
 
 
 def _up(step: Up, work: Work) -> None:
-    before = work.engine.containers(work.name)
+    before = work.before = work.engine.containers(work.name)
     here = work.engine.images([name for name, _ in step.beside]) if step.beside else {}
     moved = any(name not in here or here[name].id != image for name, image in step.beside)
     options = step.apart if moved else step.options

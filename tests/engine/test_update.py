@@ -613,7 +613,7 @@ def test_two_projects_at_a_time_in_one_document(
             assert one["outcome"] == "updated"
             assert [set(reason) for reason in one["reasons"]] == [{"kind", "detail"}]
             assert [set(service) for service in one["services"]] == [
-                {"name", "state", "image", "image_id"}
+                {"name", "state", "image", "image_id", "changed"}
             ]
             assert one["bases"] == [project.base]
             # Nothing ran before that could have been kept.
