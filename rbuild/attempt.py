@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rbuild.compose import contexts
 from rbuild.compose.loading import Loaded
 from rbuild.decisions import moves, staleness
 from rbuild.docker.reference import qualified
-from rbuild.errors import Interrupted, ProjectError, RbuildError, StateError
+from rbuild.errors import EngineError, Interrupted, ProjectError, RbuildError, StateError
 from rbuild.registries.credentials import Login, docker_config
 from rbuild.rollbacks import undo
 from rbuild.state import checks, failure, generation, record
 from rbuild.state.record import Record
-from rbuild.updates import company, keeping, previous, resting, space, steps, underway
+from rbuild.updates import company, keeping, previous, resources, resting, space, steps, underway
 from rbuild.updates.plan import Plan
 from rbuild.updates.scene import Scene
 from rbuild.updates.step import Build, Gate, Keep, Pull, Up
@@ -224,6 +224,7 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
         if scene.contexts:
             contexts.remember(scene.folder, after, scene.contexts)
         running = os.path.join(scene.folder, generation.RUNNING)
+        unapplied = _unapplied(running, loaded, work)
         generation.write_configuration(running, loaded.rendered)
         record.write(scene.folder, after)
     except StateError:
@@ -237,7 +238,7 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
     outcome.notes += tuple(work.notes)
     outcome.due = staleness.due_at(after.built_at, scene.settings.build_period)
     _tell_changes(scene, made, work, after, note)
-    outcome.warnings += (*work.warnings, *_differing(work))
+    outcome.warnings += (*work.warnings, *_differing(work), *unapplied)
     _tell_vanished(scene, work)
     try:
         scene.run_hook("after-update", generation=_kept(scene, note), stop=scene.means.stop)
@@ -320,3 +321,17 @@ def _differing(work: steps.Work) -> list[str]:
         f"`docker compose up -d --force-recreate {name}` puts that right"
         for name in names
     ]
+
+
+def _unapplied(running: str, loaded: Loaded, work: steps.Work) -> list[str]:
+    """Warnings of what the files say of networks and volumes and Compose doesn't apply.
+
+    `running` is where the configuration of the last good update lies.
+    """
+    if not work.required:
+        # Nothing was brought up.
+        return []
+    before, _ = generation.read_configuration(running)
+    with suppress(EngineError):
+        return resources.unapplied(before or {}, loaded.rendered, work.engine)
+    return []

@@ -109,6 +109,8 @@ class World:
     """Containers of others."""
     others: set[str] = field(default_factory=set)
     """What others have made, as `network NAME` and the like."""
+    resources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Networks and volumes by name, as `Engine.resource` gives them."""
     made: int = 0
     calls: int = 0
 
@@ -248,6 +250,10 @@ class Fake:
     def absent(self, things: Sequence[str]) -> list[str]:
         self._call("absent")
         return [one for one in things if one not in self.world.others]
+
+    def resource(self, kind: str, name: str) -> dict[str, Any] | None:
+        self._call("resource")
+        return self.world.resources.get(name)
 
     def publishers(self, port: Any) -> list[str]:
         return []

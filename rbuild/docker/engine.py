@@ -208,6 +208,9 @@ class Engine(Protocol):
         """Which of these are not there, each `network NAME`, `volume NAME`, `container NAME` or
         `running container NAME`. Of networks, nobody can tell in a swarm: none is."""
 
+    def resource(self, kind: str, name: str) -> dict[str, Any] | None:
+        """A network or volume (`kind`) in the words of compose files; None if there is none."""
+
     def publishers(self, port: Port) -> list[str]:
         """Names of the running containers that hold this port."""
 

@@ -97,6 +97,32 @@ def image(data: dict[str, Any], *, containerd_store: bool) -> Image:
     )
 
 
+def resource(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A network or volume, in the words of compose files."""
+    ipam = data.get("IPAM") or {}
+    return {
+        "driver": data.get("Driver"),
+        "driver_opts": data.get("Options") or {},
+        "labels": data.get("Labels") or {},
+        "internal": data.get("Internal"),
+        "attachable": data.get("Attachable"),
+        "enable_ipv6": data.get("EnableIPv6"),
+        "ipam": {
+            "driver": ipam.get("Driver"),
+            "options": ipam.get("Options") or {},
+            "config": [
+                {
+                    "subnet": pool.get("Subnet"),
+                    "gateway": pool.get("Gateway"),
+                    "ip_range": pool.get("IPRange"),
+                    "aux_addresses": pool.get("AuxiliaryAddresses") or {},
+                }
+                for pool in ipam.get("Config") or ()
+            ],
+        },
+    }
+
+
 def _healthcheck(data: dict[str, Any] | None) -> Healthcheck | None:
     if not data or (data.get("Test") or ["NONE"])[0] == "NONE":
         return None

@@ -284,6 +284,10 @@ class Whales:
             if name == one.name or one.id.startswith(name)
         }
 
+    def resource(self, kind: str, name: str) -> dict[str, Any] | None:
+        """See `engine.Engine.resource`."""
+        return next(iter(self._inspect(kind, [name], inspected.resource)), None)
+
     def publishers(self, port: Port) -> list[str]:
         """See `engine.Engine.publishers`."""
         wanted = f"publish={port.number}/{port.protocol}"
