@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from rbuild.compose import contexts
+from rbuild.compose import content, contexts
 from rbuild.compose.loading import Loaded
 from rbuild.decisions import moves, staleness
 from rbuild.docker.reference import qualified
@@ -54,8 +54,9 @@ def take(scene: Scene, loaded: Loaded, made: Plan, kept: str, *, resumed: bool =
         scene.outcome.touched = work.touched
         scene.outcome.warnings += tuple(work.warnings)
         _tell_vanished(scene, work)
+        _find_data(scene, loaded, work)
         undo.undo(scene, made, work, note, error)
-    _succeed(scene, loaded, made, work, note)
+    _succeed(scene, _find_data(scene, loaded, work), made, work, note)
 
 
 @contextmanager
@@ -92,6 +93,20 @@ def _work(scene: Scene, loaded: Loaded, made: Plan, kept: str) -> steps.Work:
     )
 
 
+def _find_data(scene: Scene, loaded: Loaded, work: steps.Work) -> Loaded:
+    """The same, with what containers have written while they were brought up as data.
+
+    What else has changed since the look at it (a file that they only read, a Dockerfile, one that
+    was put in another's place), a person has changed, and the next run updates.
+    """
+    written = content.written(work.files, loaded.writable() if work.files else {})
+    if written:
+        before, loaded = loaded, loaded.with_data(written)
+        scene.loaded = loaded
+        scene.outcome.notes += loaded.news[len(before.news) :]
+    return loaded
+
+
 def _forward(
     scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: Underway, kept: str
 ) -> None:
@@ -107,6 +122,7 @@ def _forward(
             assert scene.info
             if free_before is not None:
                 work.taken = space.taken(free_before, space.free(scene.info))
+            work.files = loaded.writable()
             # Now, while it can still be said that nothing is touched.
             _note_images(scene, loaded, made, work, note)
         elif isinstance(step, Build):
@@ -213,6 +229,7 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
     after = underway.updated(loaded, scene.known, made, work, started)
     if not note.note.get("resumed"):
         resting.accept(after.rests, scene.known.rests if scene.known else {}, scene.moves)
+    scene.remember_data(after)
     after.commit = scene.commit
     after.held = scene.still_held()
     outcome.touched = work.touched

@@ -281,7 +281,7 @@ def _decide(scene: Scene, *, looks_into_contexts: bool = True) -> staleness.Deci
     contexts_changed: tuple[str, ...] = ()
     if looks_into_contexts and scene.contexts:
         contexts_changed = scene.contexts.changed
-    return staleness.decide(
+    decision = staleness.decide(
         scene.known,
         (*scene.changed, *contexts_changed),
         (*checkout.reasons(scene), *scene.more, *scene.moves.reasons),
@@ -289,6 +289,12 @@ def _decide(scene: Scene, *, looks_into_contexts: bool = True) -> staleness.Deci
         forced=scene.run.forced,
         now=scene.now,
     )
+    kinds = [reason.kind for reason in decision.reasons]
+    assert scene.loaded
+    scene.due_to_suspects = (
+        kinds == ["changed"] and not contexts_changed and scene.loaded.only_suspects
+    )
+    return decision
 
 
 def _respect_failure(scene: Scene, loaded: Loaded, *, stale: bool) -> None:
@@ -320,6 +326,11 @@ def _put_off(scene: Scene, waits: failure.Waiting) -> NoReturn:
     if not scene.run.dry_run:
         # It is what was tried: nothing was wrong before that.
         checks.clear(scene.folder)
+        if scene.known and scene.known.suspects:
+            # They have rested for once.
+            scene.known.suspects = {}
+            with suppress(StateError):
+                record.write(scene.folder, scene.known)
     scene.outcome.retry = waits.until
     until = f"not before {record.stamp(waits.until)[:16]}Z" if waits.until else "not by itself"
     raise Deferred(
@@ -335,6 +346,9 @@ def _learn(known: Record, scene: Scene, loaded: Loaded) -> None:
     if scene.run.dry_run:
         return
     remember_view(known, loaded)
+    # The same, but for what has become data, or is none any more.
+    known.digests = dict(loaded.digests)
+    scene.remember_data(known)
     if not scene.moves.unchecked:
         # What failed, or was left by hand, is no longer what the files say.
         known.failed = None

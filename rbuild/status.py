@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rbuild.compose import fingerprint
+from rbuild.compose.data import HOW
 from rbuild.compose.project import DEFAULT_FILES, Project, locate, require_compose_file
 from rbuild.decisions import lookout, moves, staleness
 from rbuild.decisions.glance import Run
@@ -98,6 +99,11 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
         text += [f"  waits     {moves.waiting_line(each, now)}" for each in one.moves.waits]
         text += [f"  unknown   {line}" for line in moves.told(one.moves.unchecked)]
         text += [f"  unasked   {familiar(name)}: {why}" for name, why in one.moves.unasked.items()]
+        text += [
+            f"  data      {name} {HOW[why]}: its changes cause no update"
+            for name, (why, _) in (one.record.data if one.record else {}).items()
+            if why in HOW
+        ]
         if one.generations:
             names = (f"{n} (nothing ran)" if n in one.idle else n for n in one.generations)
             text.append(f"  kept      {', '.join(names)}")

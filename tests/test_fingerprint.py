@@ -13,6 +13,7 @@ import pytest
 from rbuild.compose.fingerprint import (
     changes,
     content_files,
+    data_files,
     differences,
     digests,
     dockerfile_of,
@@ -113,7 +114,8 @@ def project(folder: str = "/srv/site", **services: Any) -> dict[str, Any]:
 
 
 def made(config: dict[str, Any], folder: str = "/srv/site", home: str = "/srv/site") -> Any:
-    return digests(config, folder, home, KEY)
+    files = content_files(config)
+    return digests(config, files, {"X": "1"}, folder=folder, home=home, key=KEY)
 
 
 def test_what_shapes_no_deployment_is_left_out() -> None:
@@ -258,11 +260,32 @@ def test_files_of_configs_secrets_and_mounts(tmp_path: Path) -> None:
         "configs": {"c": {"file": "/c"}, "inline": {"content": "x"}},
         "secrets": {"s": {"file": "/s"}, "env": {"environment": "X"}},
     }
-    # Data that a service writes is none of the configuration; what it only reads is.
-    expected = [tmp_path / "text", tmp_path / "data", tmp_path / "big"]
-    assert content_files(config) == [*map(str, expected), "/c", "/s"]
-    writable = {"services": {"web": {"volumes": mounts[:-2:2]}}}
-    assert content_files(writable) == [str(tmp_path / "text")]
+    # What is large or no text is data, whoever may write it.
+    text = str(tmp_path / "text")
+    assert content_files(config) == [text, "/c", "/s"]
+    assert data_files(config, [text]) == [str(tmp_path / "big"), str(tmp_path / "data")]
+    assert content_files(config, [text]) == ["/c", "/s"]
+
+
+def test_a_value_that_secrets_take_from_the_environment() -> None:
+    config = project()
+    config["secrets"] = {"s": {"environment": "X"}}
+    assert changes(made(config), {**made(config), "$X": "other"}, []) == ["$X"]
+    # A record of an older rbuild has none.
+    assert changes({}, {"$X": "other"}, []) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ({"/d": "1"}, {}, []),
+        ({}, {"/d": "1"}, []),
+        ({"/d": "1"}, {"/d": "2"}, ["/d"]),
+        ({"/e": "1"}, {}, ["/e disappeared"]),
+    ],
+)
+def test_data_comes_and_goes(old: dict[str, str], new: dict[str, str], told: list[str]) -> None:
+    assert changes(old, new, [], ["/d"]) == told
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ WHOLE: dict[str, Any] = {
     "name": "site", "home": "/srv/site", "built": "2026-11-01T03:00:00.000Z",
     "finished": "2026-11-01T03:01:00.000Z", "files": ["/srv/site/compose.yml"], "key": "00ff",
     "digests": {"configuration": "aa"}, "provided": ["HOME"],
+    "data": {"/srv/site/app.log": ["nature", "ee"]},
+    "suspects": {"/srv/site/app.conf": {"times": 1, "size": 9, "inode": 7, "digest": "ff"}},
     "views": {"/srv/site": {"paths": {"/srv/site/.env": None, "/srv/site/x": [1, 2, 3]},
                             "variables": {"HOME": "aa", "X": None},
                             "settings": {"build-period": [5, "x"]}}},
@@ -48,7 +50,8 @@ WHOLE: dict[str, Any] = {
                  "names": {"web": "sha256:1"}, "stopped": [], "scales": {"web": 2},
                  "failing": [], "superseded": []},
 }  # fmt: skip
-# Fields that version 3 did not have, and those that the ones before did not have either.
+# Fields that a version brought, which the ones before it did not have.
+NEW_IN_5: dict[str, Any] = {"data": {}, "suspects": {}}
 NEW_IN_4: dict[str, Any] = {"content": {}}
 NEW_IN_3 = {"rests": {}, "makes": {}, "contexts": {}, "commit": "", "forwarded": "", "held": None}
 NEW_IN_2 = {"configuration": "", "taken": 0, "untidy": False, "failed": None}
@@ -81,7 +84,12 @@ def test_every_field_is_covered_above() -> None:
 
 @pytest.mark.parametrize(
     ("version", "newer"),
-    [(1, NEW_IN_2 | NEW_IN_3 | NEW_IN_4), (2, NEW_IN_3 | NEW_IN_4), (3, NEW_IN_4)],
+    [
+        (1, NEW_IN_2 | NEW_IN_3 | NEW_IN_4 | NEW_IN_5),
+        (2, NEW_IN_3 | NEW_IN_4 | NEW_IN_5),
+        (3, NEW_IN_4 | NEW_IN_5),
+        (4, NEW_IN_5),
+    ],
 )
 def test_an_older_record_is_read_and_becomes_one_of_today(
     folder: Path, version: int, newer: dict[str, Any]
@@ -254,6 +262,11 @@ def test_any_bytes_are_a_record_or_a_state_error(folder: Path, content: bytes) -
     "views", {"/srv/site": {"paths": {}, "variables": {}, "settings": {"build-period": ["1", ""]}}}
 )
 @example("services", {"web": None})
+@example("data", {"/srv/site/x": "grows"})
+@example("data", {"/srv/site/x": ["grows"]})
+@example("data", {"/srv/site/x": ["strange", "aa"]})
+@example("suspects", {"/srv/site/x": 1})
+@example("suspects", {"/srv/site/x": {"times": "1", "size": 1, "inode": 1, "digest": ""}})
 @example("services", {"web": {"scale": "many"}})
 @example("services", {"web": {"scale": 1, "reference": [5]}})
 @example("services", {"web": {"scale": 1, "image": None}})

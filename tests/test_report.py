@@ -148,6 +148,12 @@ def test_an_update_says_what_changed_and_what_did_not(
     assert results([one], 0, False) == [f"site: {line.replace('(R)', '(forced: x)')}"]
 
 
+def test_what_is_told_once_is_not_told_twice() -> None:
+    one = outcome("fresh", notes=("a", "b"), news=("b",), due=0.0)
+    assert [line for line in results([one], 1, False) if "note" in line] == ["site: note: a"]
+    assert problems(one, False) == [(5, "site: b")]
+
+
 def test_a_plan_of_what_would_be_removed() -> None:
     one = outcome("planned", steps=("remove a:1", "remove b:1"))
     assert results([one], 0, False) == ["site: would remove a:1", "site: would remove b:1"]

@@ -11,16 +11,16 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from rbuild.state.record import keyed_digest
+from rbuild.compose.data import is_configuration, is_file, pieces
+from rbuild.state.record import keyed_digest, keyed_digest_of
 
-# A single file that is mounted writable may be data. Text of this size may be configuration.
-LARGEST_WRITABLE = 1 << 20
 CONFIGURATION = "configuration"
 # In place of the digest of what a build lacks; once it is there, it may be no input any more.
 MISSING = "missing"
+_KINDS = ("configs", "secrets")
 
 
 def signature(
@@ -43,20 +43,29 @@ def differences(seen: Mapping[str, Any], environ: Mapping[str, str], key: str) -
 
 
 def digests(
-    config: Mapping[str, Any], folder: str, home: str, key: str, lacking: Iterable[str] = ()
+    config: Mapping[str, Any],
+    files: Iterable[str],
+    environ: Mapping[str, str],
+    *,
+    folder: str,
+    home: str,
+    key: str,
 ) -> dict[str, str]:
     """Digest of the rendered configuration and of each content file, by input.
 
     `config` is what `docker compose config --format json` gives. What doesn't shape a
-    deployment (`x-` keys) is left out, and `folder` (as spelled) reads as `home`. `lacking` are
-    paths for whose sake something is not built.
+    deployment (`x-` keys) is left out, and `folder` (as spelled) reads as `home`. `files` are its
+    `content_files`, `environ` is what Compose takes the values of `configs:` and `secrets:` from.
     """
     shaped = respelled(_without_extensions(config), folder, home)
     text = json.dumps(shaped, sort_keys=True).encode()
     found = {CONFIGURATION: keyed_digest(key, text)}
-    for path in content_files(config):
-        found[respelled(path, folder, home)] = _content(path, key)
-    found |= {respelled(path, folder, home): MISSING for path in lacking}
+    for path in files:
+        found[respelled(path, folder, home)] = content_digest(path, key)
+    for kind in _KINDS:
+        for definition in (config.get(kind) or {}).values():
+            if name := definition.get("environment"):
+                found[f"${name}"] = _value(name, environ, key) or "absent"
     return found
 
 
@@ -69,53 +78,77 @@ def shapes(config: Mapping[str, Any], key: str) -> dict[str, str]:
     }
 
 
-def content_files(config: Mapping[str, Any]) -> list[str]:
+def content_files(config: Mapping[str, Any], data: Collection[str] = ()) -> list[str]:
     """Paths of the files that shape a deployment and whose content `compose config` hides.
 
     Dockerfiles, ignore files, files behind `configs:` and `secrets:`, and single files that
-    are mounted: read-only ones, and writable ones as long as they look like configuration.
+    are mounted, as long as they look like configuration and are none of `data`.
     """
     found: dict[str, None] = {}
-    for service in config.get("services", {}).values():
+    mounted = _mounted(config)
+    for service in _services(config):
         build = service.get("build")
         if build and is_local_context(build.get("context", "")):
             for dockerfile in _dockerfiles(build):
                 found[dockerfile] = None
                 found[dockerfile + ".dockerignore"] = None
-                if _is_file(dockerfile):
+                if is_file(dockerfile):
                     # Of what would be taken in its absence, nothing counts.
                     break
             found[os.path.join(build["context"], ".dockerignore")] = None
-        for mount in service.get("volumes") or ():
-            source = mount.get("source", "")
-            if mount.get("type") == "bind" and (
-                _is_file(source) if mount.get("read_only") else _is_configuration(source)
-            ):
-                found[source] = None
-    for kind in ("configs", "secrets"):
-        for one in (config.get(kind) or {}).values():
-            if one.get("file"):
-                found[one["file"]] = None
-    return list(found)
+        found.update((source, None) for source, _ in _binds(service) if source in mounted)
+    for kind in _KINDS:
+        for definition in (config.get(kind) or {}).values():
+            found[definition.get("file", "")] = None
+    return [path for path in found if path and path not in data]
+
+
+def data_files(config: Mapping[str, Any], files: Collection[str]) -> list[str]:
+    """Single files that are mounted and none of its content `files`."""
+    sources = {source for service in _services(config) for source, _ in _binds(service)}
+    return sorted(path for path in sources if path not in files and is_file(path))
+
+
+def mounts(config: Mapping[str, Any], key: str) -> dict[str, str]:
+    """For each path that is mounted, a digest of where and how."""
+    found: dict[str, list[Any]] = {}
+    for name, service in (config.get("services") or {}).items():
+        for source, mount in _binds(service):
+            where = [name, mount.get("target", ""), bool(mount.get("read_only"))]
+            found.setdefault(source, []).append(where)
+    return {
+        path: keyed_digest(key, json.dumps(sorted(places)).encode())
+        for path, places in found.items()
+    }
+
+
+def writable_files(config: Mapping[str, Any]) -> frozenset[str]:
+    """Paths of single files that some service has mounted writable."""
+    return frozenset(source for source in _writable(config) if is_file(source))
+
+
+def is_writable(config: Mapping[str, Any], path: str) -> bool:
+    """Whether containers may write to a file or folder: it, or what it lies in, is mounted so."""
+    real = os.path.realpath(path)
+    tops = [os.path.realpath(source).rstrip("/") for source in _writable(config)]
+    return any(real == top or real.startswith(f"{top}/") for top in tops)
 
 
 def content_users(config: Mapping[str, Any], also: Collection[str] = ()) -> dict[str, set[str]]:
-    """Paths of the small files that services' containers mount → those services.
+    """The content files that containers have, each with the services whose containers have it.
 
-    Single files that look like configuration, those that did (`also`), and files behind the
-    services' configs and secrets.
+    Those of `content_files` that are mounted, or that are behind the configs and secrets of a
+    service; and those that were such (`also`), whatever they look like now.
     """
+    files = {*content_files(config), *also}
     found: dict[str, set[str]] = {}
     for name, service in (config.get("services") or {}).items():
-        for mount in service.get("volumes") or ():
-            source = mount.get("source", "")
-            if mount.get("type") == "bind" and (source in also or _is_configuration(source)):
-                found.setdefault(source, set()).add(name)
-        for kind in ("configs", "secrets"):
+        paths = [source for source, _ in _binds(service)]
+        for kind in _KINDS:
             for entry in service.get(kind) or ():
-                path = ((config.get(kind) or {}).get(entry["source"]) or {}).get("file")
-                if path:
-                    found.setdefault(path, set()).add(name)
+                paths.append(((config.get(kind) or {}).get(entry["source"]) or {}).get("file", ""))
+        for path in files.intersection(paths):
+            found.setdefault(path, set()).add(name)
     return found
 
 
@@ -141,7 +174,7 @@ def with_host_paths(
         for name, service in (config.get("services") or {}).items()
     }
     found = {**config, "services": services}
-    for kind in ("configs", "secrets"):
+    for kind in _KINDS:
         if config.get(kind):
             found[kind] = {
                 name: {**one, "file": change(one["file"], False)} if one.get("file") else one
@@ -153,7 +186,7 @@ def with_host_paths(
 def dockerfile_of(build: Mapping[str, Any]) -> str:
     """Path of the Dockerfile that a build takes; empty if it's inline or not a file here."""
     paths = _dockerfiles(build)
-    return next(filter(_is_file, paths), paths[0] if paths else "")
+    return next(filter(is_file, paths), paths[0] if paths else "")
 
 
 def _dockerfiles(build: Mapping[str, Any]) -> tuple[str, ...]:
@@ -181,16 +214,23 @@ def is_local_context(context: str) -> bool:
     return context.startswith("/")
 
 
-def changes(old: Mapping[str, str], new: Mapping[str, str], suspects: Iterable[str]) -> list[str]:
+def changes(
+    old: Mapping[str, str],
+    new: Mapping[str, str],
+    suspects: Iterable[str],
+    unnoticed: Collection[str] = (),
+) -> list[str]:
     """What a person should read about the difference of two sets of digests.
 
     `suspects` are inputs whose signature changed: they name a changed configuration better
-    than the word.
+    than the word. `unnoticed` may come and go without a word.
     """
     found = []
     for name in sorted(old.keys() | new.keys()):
         was, now = old.get(name, "absent"), new.get(name, "absent")
         if was == now or name == CONFIGURATION:
+            continue
+        if name in unnoticed and not (name in old and name in new):
             continue
         if MISSING in (was, now):
             found.append(f"{name} {'appeared' if was == MISSING else 'disappeared'}")
@@ -225,21 +265,21 @@ def _value(name: str, environ: Mapping[str, str], key: str) -> str | None:
     return None if value is None else keyed_digest(key, os.fsencode(value))
 
 
-def _content(path: str, key: str) -> str:
+def content_digest(path: str, key: str) -> str:
+    """Digest of a file's content, or why there is none."""
     try:
-        with open(path, "rb") as file:
-            return keyed_digest(key, file.read())
+        return keyed_digest_of(key, pieces(path))
     except (FileNotFoundError, NotADirectoryError):
         return "absent"
     except OSError as error:
         return f"unreadable: {error.strerror}"
 
 
-def _is_file(path: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
+def _binds(service: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The paths that a service has mounted, each with how."""
+    for mount in service.get("volumes") or ():
+        if mount.get("type") == "bind" and mount.get("source"):
+            yield mount["source"], mount
 
 
 def _is_missing(path: str) -> bool:
@@ -252,14 +292,34 @@ def _is_missing(path: str) -> bool:
     return False
 
 
-def _is_configuration(path: str) -> bool:
-    if not _is_file(path):
-        return False
-    try:
-        with open(path, "rb") as file:
-            return os.fstat(file.fileno()).st_size <= LARGEST_WRITABLE and b"\0" not in file.read()
-    except OSError:
-        return False
+def _services(config: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    services: Mapping[str, Mapping[str, Any]] = config.get("services") or {}
+    return services.values()
+
+
+def _writable(config: Mapping[str, Any]) -> list[str]:
+    """Paths that some service has mounted writable."""
+    return [
+        source for service in _services(config) for source, mount in _binds(service)
+        if not mount.get("read_only")
+    ]  # fmt: skip
+
+
+def _mounted(config: Mapping[str, Any]) -> frozenset[str]:
+    """Single files that are mounted and look like configuration."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for service in _services(config):
+        for source, mount in _binds(service):
+            found.setdefault(source, []).append(mount)
+    return frozenset(
+        source
+        for source, places in found.items()
+        if is_configuration(
+            source,
+            [mount.get("target", "") for mount in places],
+            read_only=any(mount.get("read_only") for mount in places),
+        )
+    )
 
 
 def _without_extensions(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,8 @@ class Inputs:
     """What the compose files hold, as far as it could be read and is a mapping."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Path → what is wrong, of compose files that couldn't be followed; Compose may know better."""
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What variables mean: the environment, and where it is silent the project's `.env` files."""
 
 
 def walk(folder: str, files: Sequence[str], environ: Mapping[str, str]) -> Inputs:
@@ -117,6 +119,7 @@ def walk(folder: str, files: Sequence[str], environ: Mapping[str, str]) -> Input
             one for path in found.loaded for one in found.loaded[path] if isinstance(one.data, dict)
         ),
         unread=found.unread,
+        environ=scope.env,
     )
 
 

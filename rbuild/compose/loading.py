@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from rbuild.compose import configuration, fingerprint, inputs, yamlfile
+from rbuild.compose import configuration, content, fingerprint, inputs, yamlfile
 from rbuild.compose.configuration import Configuration
+from rbuild.compose.content import without
+from rbuild.compose.data import WRITTEN, Look, told
 from rbuild.compose.inputs import Inputs
 from rbuild.compose.project import Project, Target, require_compose_file
 from rbuild.docker.engine import Engine
@@ -48,6 +50,12 @@ class Loaded:
     digests: Mapping[str, str]
     shapes: Mapping[str, str]
     """Digest of each service's rendered configuration."""
+    data: Mapping[str, list[str]]
+    """Mounted files that are no inputs, as a record has them."""
+    suspects: Mapping[str, Mapping[str, Any]]
+    """Changed files that may be data, as a record has them."""
+    only_suspects: bool
+    """Whether nothing else has changed."""
     view: Mapping[str, Any]
     """What a record keeps of this spelling: signature and `x-rbuild` settings."""
     changed: tuple[str, ...]
@@ -58,6 +66,36 @@ class Loaded:
     """The whole configuration, as Compose renders it."""
     inputs_digest: str
     """Of all that an update is made from, settings included: what to try again, or not."""
+    news: tuple[str, ...] = ()
+    """What is to be told once: files that count as data from now on."""
+
+    def name_of(self, path: str) -> str:
+        """A path as records spell it."""
+        name = fingerprint.respelled(path, self.target.folder, self.project.home)
+        assert isinstance(name, str)
+        return name
+
+    def writable(self) -> dict[str, Look]:
+        """The single files among its inputs that containers may write, as they are now."""
+        return content.writable(self.rendered, self.view["paths"], self.key)
+
+    def with_data(self, paths: Collection[str]) -> Loaded:
+        """The same, these files having turned out to be written by containers."""
+        names = {self.name_of(path): path for path in paths}
+        mounts = fingerprint.mounts(self.rendered, self.key)
+        digests = without(self.digests, names)
+        return replace(
+            self,
+            digests=digests,
+            data={
+                **self.data,
+                **{name: [WRITTEN, mounts[path]] for name, path in names.items()},
+            },
+            suspects=without(self.suspects, names),
+            news=(*self.news, *(told(name, WRITTEN) for name in names)),
+            view={**self.view, "paths": without(self.view["paths"], paths)},
+            inputs_digest=_inputs_digest(digests, self.own_settings, self.rendered, self.key),
+        )
 
 
 def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, str]) -> Loaded:
@@ -97,10 +135,12 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
     _require_variables(known, found, environ)
 
     parsed = _without_missing(parsed, known)
-    lacking = [one.missing for one in parsed.services.values() if one.missing]
-    content = [*fingerprint.content_files(rendered), *lacking]
-    late = fingerprint.signature(content, (), environ, key)
-    digests = fingerprint.digests(rendered, target.folder, project.home, key, lacking)
+    lacking = [service.missing for service in parsed.services.values() if service.missing]
+    before = known.views.get(project.spelling) if known else None
+    seen = content.look(rendered, project, known, key, found.environ, before)
+    late = {**seen.signature, **fingerprint.signature(lacking, (), environ, key)["paths"]}
+    spelled = fingerprint.respelled(lacking, target.folder, project.home)
+    digests = {**seen.digests, **dict.fromkeys(spelled, fingerprint.MISSING)}
     if "up" in own_settings and not own_settings["up"].value:
         # Compose knows nothing of it, and it decides what an update is.
         digests["x-rbuild: {up: false}"] = record.keyed_digest(key, b"false")
@@ -108,16 +148,17 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
         # Nor does the rendered configuration have the names of what is built.
         digests[f"${_COMPATIBILITY}"] = record.keyed_digest(key, separator.encode())
     # What is read with Compose's help alone is read anew each time.
-    paths = {**late["paths"], **early["paths"], **dict.fromkeys(found.unread, "not followed")}
+    paths = {**late, **early["paths"], **dict.fromkeys(found.unread, "not followed")}
     view = {
         "paths": paths,
         "variables": early["variables"],
         "settings": as_json(own_settings),
     }
-    before = known.views.get(project.spelling) if known else None
     suspects = fingerprint.differences(before, environ, key) if before else []
-    suspects = [one for one in suspects if one not in content]
-    changed = fingerprint.changes(known.digests, digests, suspects) if known else []
+    suspects = [name for name in suspects if name not in late]
+    # Where a variable of a config is new, so is the configuration.
+    unnoticed = {*seen.data, *(known.data if known else ()), *seen.variables}
+    changed = fingerprint.changes(known.digests, digests, suspects, unnoticed) if known else []
     return Loaded(
         project=project,
         target=target,
@@ -129,13 +170,17 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
         key=key,
         digests=digests,
         shapes=fingerprint.shapes(rendered, key),
+        data=seen.data,
+        suspects=seen.suspects,
+        only_suspects=len(changed) == len(seen.suspects),
         view=view,
         changed=tuple(changed),
         provided=tuple(sorted(_provided(found, environ))),
         own_settings=own_settings,
-        notes=(*_notes(complaints, found), *_notes_of_missing(parsed)),
+        notes=(*_notes(complaints, found), *_notes_of_missing(parsed), *seen.news),
         rendered=rendered,
         inputs_digest=_inputs_digest(digests, own_settings, rendered, key),
+        news=seen.news,
     )
 
 

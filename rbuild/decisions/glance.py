@@ -49,7 +49,7 @@ def glance(project: Project, run: Run) -> Fresh | None:
         return None
     for folder, known in record.at_paths(run.store, *project.paths):
         view = known.views.get(project.spelling)
-        if view is None or known.untidy or known.failed or known.held:
+        if view is None or known.untidy or known.failed or known.held or known.suspects:
             continue
         settings = _unchanged(known, view, run)
         if settings is None:

@@ -43,6 +43,13 @@ def undo(
 ) -> NoReturn:
     """Undo what was done, write down what failed, and raise what is to be reported."""
     interrupted = _is_interruption(error)
+    if not interrupted and not isinstance(error, Deferred | StateError):
+        # What containers write themselves is no other input, which would be tried at once.
+        before = note.base.data
+        scene.remember_data(note.base)
+        # Its digests are those of before, too.
+        note.base.data = {**before, **note.base.data}
+        note.has_tried(scene.inputs)
     engine = scene.calm_engine()
     try:
         engine.check()

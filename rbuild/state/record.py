@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,7 @@ except ImportError:  # pragma: no cover - an interpreter without the built-in mo
 
 from rbuild.errors import RbuildError, StateError
 
-VERSION = 4
+VERSION = 5
 # Beside the record: see `checks`.
 CHECKS = "checks.json"
 _LAST = 253402300799.0
@@ -46,6 +46,11 @@ class Record:
     """Hexadecimal; keys the digests below, so that short secrets cannot be guessed from them."""
     digests: dict[str, str] = field(default_factory=dict)
     """What the last good update was made from: input → digest of its content."""
+    data: dict[str, list[str]] = field(default_factory=dict)
+    """Mounted files that are no inputs: path → why, and a digest of how it is mounted (`data`)."""
+    suspects: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Files that alone made the last update due, and may be data: path → `times` (of how many
+    updates in a row), and the `size`, `inode` and `digest` that it had by then."""
     provided: list[str] = field(default_factory=list)
     """Variables without a default that the last good update had."""
     views: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -329,7 +334,15 @@ def default_root(environ: Mapping[str, str]) -> str:
 
 def keyed_digest(key: str, content: bytes) -> str:
     """A digest that tells nothing of `content` to one who lacks the key."""
-    return blake2b(content, key=bytes.fromhex(key), digest_size=16).hexdigest()
+    return keyed_digest_of(key, (content,))
+
+
+def keyed_digest_of(key: str, pieces: Iterable[bytes]) -> str:
+    """The same of content that comes piece by piece."""
+    digest = blake2b(key=bytes.fromhex(key), digest_size=16)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _digest(home: str) -> str:
@@ -361,6 +374,7 @@ def _check(record: Record) -> None:
     for view in record.views.values():
         if not all(type(view.get(part)) is dict for part in ("paths", "variables", "settings")):
             raise TypeError("views")
+    _check_inputs(record)
     numbers = [one.get("scale") for one in record.services.values()]
     numbers += [one.get("ended") or 0 for one in record.services.values()]
     noted = (record.underway or {}).get("rests", {}).values()
@@ -397,6 +411,16 @@ def _check(record: Record) -> None:
             _check_failure(failed)
 
 
+def _check_inputs(record: Record) -> None:
+    for known in record.data.values():
+        if type(known) is not list or [type(text) for text in known] != [str, str]:
+            raise TypeError("data")
+    for suspect in record.suspects.values():
+        kinds = [type(suspect[part]) for part in ("times", "size", "inode", "digest")]
+        if kinds != [int, int, int, str]:
+            raise TypeError("suspects")
+
+
 def _check_failure(failed: Mapping[str, Any]) -> None:
     if not all(type(failed[part]) is str for part in _FAILED) or type(failed["tries"]) is not int:
         raise TypeError("failed")
@@ -423,7 +447,8 @@ def _moment(text: str) -> None:
 _KINDS: dict[str, tuple[type, ...]] = {
     "name": (str,), "home": (str,), "files": (list,), "key": (str,),
     "built": (str,), "finished": (str,),
-    "digests": (dict,), "provided": (list,), "views": (dict,), "services": (dict,),
+    "digests": (dict,), "data": (dict,), "suspects": (dict,),
+    "provided": (list,), "views": (dict,), "services": (dict,),
     "builds": (list,), "bases": (list,), "superseded": (list,),
     "rests": (dict,), "makes": (dict,), "contexts": (dict,), "commit": (str,), "forwarded": (str,),
     "configuration": (str,), "content": (dict,), "taken": (int,), "untidy": (bool,),

@@ -84,6 +84,7 @@ def copies(loaded: Loaded) -> dict[str, str]:
     found = {
         path: content.keep(loaded.folder, path)
         for path in fingerprint.content_users(loaded.rendered)
+        if loaded.name_of(path) not in loaded.data
     }
     return {path: copy for path, copy in found.items() if copy}
 
@@ -247,6 +248,8 @@ def _find_content(
         writable = _writable(configuration)
         also = known.content if known else ()
         for path, users in fingerprint.content_users(configuration, also).items():
+            if loaded.name_of(path) in loaded.data:
+                continue
             if mine := users & {*given}:
                 before, was = merged.get(path, (set(), False))
                 merged[path] = (before | mine, was or path in writable)
@@ -281,7 +284,7 @@ def _is_as_recorded(path: str, loaded: Loaded, known: Record | None) -> bool:
     """Whether a file holds what it held at the last good update, by the record's digests."""
     if not known:
         return False
-    name = fingerprint.respelled(path, loaded.target.folder, loaded.project.home)
+    name = loaded.name_of(path)
     return name in known.digests and known.digests[name] == loaded.digests.get(name)
 
 

@@ -74,6 +74,8 @@ class Scene:
     loaded: Loaded | None = None
     """None for a project that can't be read any more."""
     changed: Sequence[str] = ()
+    due_to_suspects: bool = False
+    """Whether files that may be data are the only reason."""
     info: EngineInfo | None = None
     """Once the engine has answered."""
     moves: Moves = field(default_factory=Moves)
@@ -107,6 +109,19 @@ class Scene:
         self.loaded, self.known, self.changed = loaded, loaded.record, loaded.changed
         self._contexts = None
         self.settings = self.run.settings(loaded.own_settings)
+
+    def remember_data(self, known: Record) -> None:
+        """Let a record know, after a try, which files are data, and which may be."""
+        assert self.loaded
+        known.data = dict(self.loaded.data)
+        # What came along with another reason is not held against a file.
+        less = 0 if self.due_to_suspects else 1
+        known.suspects = {
+            name: {**one, "times": one["times"] - less}
+            for name, one in self.loaded.suspects.items()
+            if one["times"] > less
+        }
+        self.outcome.news += self.loaded.news
 
     @property
     def clock_ahead(self) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rbuild.compose.configuration import Configuration, longest_wait
+from rbuild.compose.data import Look
 from rbuild.compose.externals import NETWORK, RUNNING, VOLUME
 from rbuild.compose.project import Target
 from rbuild.docker.engine import Container, Engine, Port
@@ -78,6 +79,8 @@ class Work:
     """IDs of the images, by name, that were made sure to be here."""
     before: list[Container] = field(default_factory=list)
     """What there was before containers were touched."""
+    files: Mapping[str, Look] = field(default_factory=dict)
+    """Single files that containers may write, as they were by then."""
     kept: list[str] = field(default_factory=list)
     """Tags of ours that this update has made."""
     superseded: list[str] = field(default_factory=list)

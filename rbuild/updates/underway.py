@@ -78,6 +78,10 @@ class Underway:
         self._note["built"] = dict(images)
         self._note["makes"], self._note["rests"] = dict(work.makes), dict(work.rests)
 
+    def has_tried(self, inputs: str) -> None:
+        """The digest of what was tried: to disk with the next step."""
+        self._note["inputs"] = inputs
+
     def turn(self, error: BaseException, *, is_failure: bool) -> None:
         """From here it goes back; `error` is remembered if it `is_failure` and no interruption."""
         self._note["going"] = "back"
@@ -257,7 +261,11 @@ def updated(loaded: Loaded, known: Record | None, made: Plan, work: Work, starte
         makes=dict(work.makes),
         superseded=list(dict.fromkeys([*tracked_before(known), *tracked(work)])),
         configuration=generation.digest(loaded.rendered),
-        content=dict(work.content),
+        content={
+            path: copy
+            for path, copy in work.content.items()
+            if loaded.name_of(path) not in loaded.data
+        },
         taken=work.taken if work.taken is not None else (known.taken if known else 0),
         untidy=True,
     )

@@ -166,6 +166,7 @@ def write(path: str, text: str) -> Callable[[Project], object]:
     "change",
     [
         write("data.bin", "\0\1\2"),
+        write("read-only.conf", "b\0\n"),
         write("page.html", "not an input: it is in the build context"),
         write("home.txt", ""),
         write("compose.override.yml", "services: {}\n"),
@@ -178,6 +179,7 @@ def write(path: str, text: str) -> Callable[[Project], object]:
     ],
     ids=[
         "a writable binary file",
+        "a read-only file that is no text any more",
         "a file of the build context",
         "a file beside",
         "an override that says nothing",
@@ -235,7 +237,6 @@ def test_a_variable_set_to_its_default_is_no_change(fresh: Project) -> None:
         (write("motd", "hello\n"), "motd"),
         (write("password", "54321\n"), "password"),
         (write("read-only.conf", "b\n"), "read-only.conf"),
-        (write("read-only.conf", "b\0\n"), "read-only.conf"),
         (write("writable.conf", "b\n"), "writable.conf"),
     ],
     ids=[
@@ -254,7 +255,6 @@ def test_a_variable_set_to_its_default_is_no_change(fresh: Project) -> None:
         "config",
         "secret",
         "read-only mount",
-        "read-only mount, binary",
         "writable mount, text",
     ],
 )
