@@ -37,7 +37,7 @@ from rbuild.report import Outcome
 from rbuild.rollbacks import recovery, rescue
 from rbuild.settings import from_json
 from rbuild.sources.git import HalfMoved
-from rbuild.state import checks, failure, lock, logs, record
+from rbuild.state import checks, failure, generation, lock, logs, record
 from rbuild.state.record import Record
 from rbuild.updates import checkout, identity, keeping, planning, resting
 from rbuild.updates.scene import Means, Scene, turn
@@ -246,7 +246,11 @@ def _decide_and_update(scene: Scene, resumes: bool) -> None:
     made, kept = planning.prepare(scene, loaded)
     if resumes:
         assert scene.known
-        last = tuple(one for one in made.steps if isinstance(one, Require | Up | Gate | Watch))
+        last = tuple(
+            _only_old(step, scene, kept) if isinstance(step, Up) else step
+            for step in made.steps
+            if isinstance(step, Require | Up | Gate | Watch)
+        )
         limited = bool((scene.known.underway or {}).get("limited"))
         made = replace(made, steps=last, limited=limited)
     outcome.notes += made.notes
@@ -260,6 +264,17 @@ def _decide_and_update(scene: Scene, resumes: bool) -> None:
     scene.open_log()
     scene.log.line(f"rbuild: {scene.name}: {'; '.join(': '.join(one) for one in outcome.reasons)}")
     attempt.take(scene, loaded, made, kept, resumed=resumes)
+
+
+def _only_old(up: Up, scene: Scene, kept: str) -> Up:
+    """What the run that was cut off has made anew already is not made anew again."""
+    if not up.recreate:
+        return up
+    before = generation.read(scene.folder, kept)
+    old = before.containers if before else frozenset()
+    containers = scene.engine.containers(scene.name)
+    stay = {container.service for container in containers if container.id in old}
+    return replace(up, recreate=tuple(name for name in up.recreate if name in stay))
 
 
 def _look_around(scene: Scene) -> Collection[str]:

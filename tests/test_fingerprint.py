@@ -13,6 +13,8 @@ import pytest
 from rbuild.compose.fingerprint import (
     changes,
     content_files,
+    content_users,
+    contents,
     data_files,
     differences,
     digests,
@@ -267,12 +269,75 @@ def test_files_of_configs_secrets_and_mounts(tmp_path: Path) -> None:
     assert content_files(config, [text]) == ["/c", "/s"]
 
 
-def test_a_value_that_secrets_take_from_the_environment() -> None:
-    config = project()
-    config["secrets"] = {"s": {"environment": "X"}}
+def using(tmp_path: Path, **more: Any) -> dict[str, Any]:
+    (tmp_path / "a").write_text("one")
+    (tmp_path / "c").write_text("one")
+    mount = {"type": "bind", "source": str(tmp_path / "a"), "target": "/a"}
+    return {
+        "services": {
+            "web": {"volumes": [mount], "configs": [{"source": "c"}], "networks": {"n": None}},
+            "db": {"volumes": [mount, {"type": "volume", "source": "v"}]},
+            "none": {"build": {"context": str(tmp_path), "secrets": [{"source": "s"}]}},
+            "vars": {"secrets": [{"source": "s"}]},
+        },
+        "configs": {"c": {"file": str(tmp_path / "c")}},
+        "secrets": {"s": {"environment": "X"}},
+        "networks": {"n": {"name": "p_n"}},
+        "volumes": {"v": {"name": "p_v"}},
+        **more,
+    }
+
+
+def test_the_services_that_use_a_file(tmp_path: Path) -> None:
+    assert content_users(using(tmp_path)) == {
+        str(tmp_path / "a"): {"web", "db"}, str(tmp_path / "c"): {"web"}
+    }  # fmt: skip
+    config = using(tmp_path)
+    (tmp_path / "a").unlink()
+    assert content_users(config) == {str(tmp_path / "c"): {"web"}}
+    assert content_users(config, [str(tmp_path / "a")]).keys() == {
+        str(tmp_path / "a"), str(tmp_path / "c")
+    }  # fmt: skip
+
+
+def own(config: dict[str, Any], value: str = "1") -> dict[str, dict[str, str]]:
+    where = {"folder": "/srv/site", "home": "/srv/site", "key": KEY}
+    now = digests(config, content_files(config), {"X": value}, **where)
+    return contents(config, now, **where)
+
+
+@pytest.mark.parametrize(
+    ("change", "services"),
+    [
+        (lambda c, top: (top / "a").write_text("two"), {"web", "db"}),
+        (lambda c, top: (top / "c").write_text("two"), {"web"}),
+        (lambda c, top: c["configs"].update(c={"content": "x"}), {"web"}),
+        (lambda c, top: c["networks"].update(n={"name": "other"}), {"web"}),
+        (lambda c, top: c["networks"]["n"].update(driver="macvlan"), set()),
+        (lambda c, top: c["volumes"].update(v={"name": "other"}), {"db"}),
+        (lambda c, top: c["volumes"]["v"].update({"driver_opts": {"a": "b"}}), set()),
+        (lambda c, top: c["secrets"].update(s={"environment": "Y"}), {"vars"}),
+        (lambda c, top: c["services"]["web"].update(image="x"), set()),
+    ],
+)
+def test_what_a_service_is_made_from_beside_its_configuration(
+    tmp_path: Path, change: Any, services: set[str]
+) -> None:
+    config = using(tmp_path)
+    before = own(config)
+    assert own(config) == before
+    change(config, tmp_path)
+    now = own(config)
+    assert {name for name in before if now[name] != before[name]} == services
+
+
+def test_a_value_that_secrets_take_from_the_environment(tmp_path: Path) -> None:
+    config = using(tmp_path)
+    before, now = own(config), own(config, "2")
+    assert {name for name in before if now[name] != before[name]} == {"vars"}
     assert changes(made(config), {**made(config), "$X": "other"}, []) == ["$X"]
     # A record of an older rbuild has none.
-    assert changes({}, {"$X": "other"}, []) == []
+    assert changes({}, {"$X": "other"}, [], ["$X"]) == []
 
 
 @pytest.mark.parametrize(

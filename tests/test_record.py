@@ -29,7 +29,7 @@ WHOLE: dict[str, Any] = {
                             "variables": {"HOME": "aa", "X": None},
                             "settings": {"build-period": [5, "x"]}}},
     "services": {"web": {"reference": "web", "image": "sha256:1", "scale": 1, "ended": None,
-                         "state": "running"}},
+                         "state": "running", "content": {"references": "aa"}}},
     "builds": ["docker.io/library/web:latest"], "bases": [],
     "rests": {"base": {"docker.io/library/debian:12": ["sha256:2", "sha256:d2"]}, "image": {}},
     "makes": {"docker.io/library/web:latest": "sha256:1"},
@@ -262,6 +262,7 @@ def test_any_bytes_are_a_record_or_a_state_error(folder: Path, content: bytes) -
     "views", {"/srv/site": {"paths": {}, "variables": {}, "settings": {"build-period": ["1", ""]}}}
 )
 @example("services", {"web": None})
+@example("services", {"web": {"scale": 1, "content": []}})
 @example("data", {"/srv/site/x": "grows"})
 @example("data", {"/srv/site/x": ["grows"]})
 @example("data", {"/srv/site/x": ["strange", "aa"]})

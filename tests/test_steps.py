@@ -242,7 +242,7 @@ def test_where_a_mounted_image_has_moved_containers_are_made_anew() -> None:
     options = ("--scale=a=2", "--scale=b=2")
     run(Up(("a", "b", "c"), options, mounted=mounted), job)
     made, brought_up = [options for kind, _, options, _ in engine.asked if kind == "up"]
-    assert made == ("--no-start", "--force-recreate", "--scale=a=2", "--no-deps", "--", "a")
+    assert made == ("--no-start", "--force-recreate", "--scale=a=2", "--", "a")
     assert brought_up == options
     # Where nothing has moved, Compose decides.
     engine.asked.clear()
@@ -423,7 +423,7 @@ def test_who_lives_in_a_foreign_container(clock: Clock) -> None:
     engine.elsewhere = [box(name="other", id="other-2", started=6)]
     run(Up(("web",), ()), work(engine, services))
     # It can't be started as it is.
-    assert ups(engine) == [("--no-start", "--force-recreate", "--no-deps", "--", "web"), ()]
+    assert ups(engine) == [("--no-start", "--force-recreate", "--", "web"), ()]
 
 
 def test_a_failing_up_that_has_told_something_to_stop_has_touched(clock: Clock) -> None:
@@ -607,3 +607,53 @@ def test_a_hook_that_fails_or_defers_or_takes_too_long(tmp_path: Path) -> None:
         hook("exit 75", tmp_path)
     with pytest.raises(HookError, match="took longer than 0 s"):
         hook("sleep 60", tmp_path, hook_timeout=0)
+
+
+# Containers that Compose would leave
+
+CHAIN: dict[str, Any] = {
+    "db": {},
+    "web": {"depends_on": {"db": {}}},
+    "api": {"depends_on": {"web": {"restart": True}}},
+    "more": {"depends_on": {"web": {}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "anew"),
+    [
+        ((), ("--no-start", "--force-recreate", "--", "web", "api")),
+        (
+            ("--scale=db=2", "--scale=web=3", "--scale=more=2"),
+            ("--no-start", "--force-recreate", "--scale=db=2", "--scale=web=3", "--", "web", "api"),
+        ),
+        (
+            ("--scale=db=2", "--scale=web=3", "--no-deps", "--", *CHAIN),
+            ("--no-start", "--force-recreate", "--no-deps", "--scale=web=3", "--", "web", "api"),
+        ),
+    ],
+)
+def test_containers_are_made_anew_before_up_starts_them(
+    clock: Clock, options: tuple[str, ...], anew: tuple[str, ...]
+) -> None:
+    engine = Fake(shown=lambda: [box(service=name) for name in CHAIN])
+    job = work(engine, CHAIN, up_timeout_period=60)
+    run(Up(tuple(CHAIN), options, recreate=("web",)), job)
+    assert [one[2] for one in engine.asked] == [anew, options]
+
+
+@pytest.mark.parametrize("services", [[], ["db"]])
+def test_nothing_is_made_anew_that_isnt_there(clock: Clock, services: list[str]) -> None:
+    engine = Fake(shown=lambda: [box(service=name) for name in services])
+    job = work(engine, CHAIN, up_timeout_period=60)
+    run(Up(tuple(CHAIN), (), recreate=("web",)), job)
+    assert [one[2] for one in engine.asked] == [()]
+
+
+def test_what_compose_makes_anew_for_its_image_is_left_to_it(clock: Clock) -> None:
+    engine = Fake(found={"web": Image("sha256:2")}, shown=lambda: [box(), box(service="db")])
+    services = {**CHAIN, "web": {"image": "web", **CHAIN["web"]}}
+    job = work(engine, services, up_timeout_period=60)
+    run(Require((("web", "web"),)), job)
+    run(Up(tuple(CHAIN), (), recreate=("web",)), job)
+    assert [one[2] for one in engine.asked] == [()]

@@ -111,6 +111,10 @@ class World:
     """What others have made, as `network NAME` and the like."""
     resources: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Networks and volumes by name, as `Engine.resource` gives them."""
+    content: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What is in the files that a container was made with: its ID → path → text."""
+    writes: dict[str, str] = field(default_factory=dict)
+    """A file that each container of a service writes as it starts."""
     made: int = 0
     calls: int = 0
 
@@ -128,6 +132,13 @@ class World:
 
     def used(self) -> frozenset[str]:
         return frozenset(one.image for one in self.boxes)
+
+    def files(self, service: Mapping[str, Any]) -> dict[str, str]:
+        """What is in the files that a service has, now."""
+        paths = [one["source"] for one in service.get("volumes", ()) if one["type"] == "bind"]
+        for kind in ("configs", "secrets"):
+            paths += [self.config[kind][one["source"]]["file"] for one in service.get(kind, ())]
+        return {path: Path(path).read_text() for path in paths}
 
     def find(self, reference: str) -> str:
         """The ID that a name means, however it is spelled; an ID means itself."""
@@ -319,18 +330,20 @@ class Fake:
                 scales[name] = int(number)
         assert "--remove-orphans" not in options, "Compose would take one-offs along"
         named = [option for option in options if not option.startswith("--")]
+        starts = "--no-start" not in options
         anew = "--force-recreate" in options
-        assert not named or anew or "--no-deps" in options, "Compose would touch what they need"
+        apart = anew or "--no-deps" in options
+        assert not named or apart, "Compose would touch what they need"
         try:
             for service in named or services:
-                self._bring_up(service, services[service], scales[service], target, anew)
+                self._bring_up(service, services[service], scales[service], target, starts, anew)
         except UpError:
             raise
         except EngineError as error:
             raise UpError("`up` failed", detail=error.message) from None
 
     def _bring_up(
-        self, service: str, config: Any, scale: int, target: Target, anew: bool = False
+        self, service: str, config: Any, scale: int, target: Target, starts: bool, anew: bool
     ) -> None:
         world = self.world
         image = world.names.get(config.get("image", f"site-{service}"), "")
@@ -353,7 +366,7 @@ class Fake:
         for name in wanted:
             old = next((one for one in own if one.name == name), None)
             if old and not anew and (old.image, old.config_hash) == (image, plan.config_hash):
-                if old.state != "running":
+                if old.state != "running" and starts:
                     self._start(old)
                 continue
             self._call("up: create")
@@ -362,11 +375,13 @@ class Fake:
             if old:
                 new = replace(new, name=f"{old.id[:12]}_{name}", replaces=old.id[:12])
             world.boxes.append(new)
+            world.content[new.id] = world.files(config)
             if old:
                 self._stop_and_remove(old)
                 self._call("up: rename")
                 new = world.change(new, name=name, replaces="")
-            self._start(new)
+            if starts:
+                self._start(new)
 
     def _stop_and_remove(self, box: Container) -> None:
         self._stop("up: stop", box)
@@ -388,6 +403,8 @@ class Fake:
     def _start(self, box: Container) -> None:
         self._call("up: start")
         now = time.time()
+        if path := self.world.writes.get(box.service):
+            Path(path).write_text(f"written by {box.id} at {now}\n")
         if box.image in self.world.broken or '"BROKEN"' in box.config_hash:
             self.world.change(box, state="exited", exit_code=3, started=now)
         elif box.service == "migrate":

@@ -21,6 +21,8 @@ class Seen:
     """Of its inputs."""
     variables: Collection[str]
     """Those of the inputs that are values of `configs:` and `secrets:`."""
+    contents: Mapping[str, Mapping[str, str]]
+    """What a service's containers are made from (see `fingerprint.contents`)."""
     signature: Mapping[str, Any]
     """Of the content files, by path."""
     data: Mapping[str, list[str]]
@@ -63,6 +65,7 @@ def look(
     return Seen(
         digests=digests,
         variables=[name for name in digests if name.startswith("$")],
+        contents=fingerprint.contents(rendered, digests, key=key, **spelled),
         signature=without(signature, whys),
         data={names[path]: [why, mounts[path]] for path, why in {**natural, **whys}.items()},
         suspects=suspects,

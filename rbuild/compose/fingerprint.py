@@ -20,7 +20,11 @@ from rbuild.state.record import keyed_digest, keyed_digest_of
 CONFIGURATION = "configuration"
 # In place of the digest of what a build lacks; once it is there, it may be no input any more.
 MISSING = "missing"
+# Beside the files and variables in a service's contents.
+REFERENCES = "references"
 _KINDS = ("configs", "secrets")
+# What of such a one decides what is in it.
+_DEFINED = ("name", "file", "content", "environment", "external")
 
 
 def signature(
@@ -78,6 +82,36 @@ def shapes(config: Mapping[str, Any], key: str) -> dict[str, str]:
     }
 
 
+def contents(
+    config: Mapping[str, Any], digests: Mapping[str, str], *, folder: str, home: str, key: str
+) -> dict[str, dict[str, str]]:
+    """By service: digests of what its containers are made from and Compose's hash leaves out.
+
+    That is the content of files, what its `configs:` and `secrets:` refer to, and the names of
+    its networks and volumes. `digests` are those of the project's inputs.
+    """
+    users = {respelled(path, folder, home): them for path, them in _users(config).items()}
+    found: dict[str, dict[str, str]] = {}
+    for name, service in (config.get("services") or {}).items():
+        refers = {kind: _referred(config, service, kind) for kind in _KINDS}
+        mounts = service.get("volumes") or ()
+        volumes = [m.get("source", "") for m in mounts if m.get("type") == "volume"]
+        parts = {
+            **{kind: [[definition.get(part) for part in _DEFINED] for definition in refers[kind]]
+               for kind in _KINDS},
+            "networks": [_named(config, "networks", key) for key in service.get("networks") or ()],
+            "volumes": [_named(config, "volumes", key) for key in volumes],
+        }  # fmt: skip
+        text = json.dumps(respelled(parts, folder, home), sort_keys=True)
+        used = [path for path, services in users.items() if name in services]
+        used += [f"${d.get('environment')}" for kind in _KINDS for d in refers[kind]]
+        found[name] = {
+            REFERENCES: keyed_digest(key, text.encode()),
+            **{part: digests[part] for part in used if part in digests},
+        }
+    return found
+
+
 def content_files(config: Mapping[str, Any], data: Collection[str] = ()) -> list[str]:
     """Paths of the files that shape a deployment and whose content `compose config` hides.
 
@@ -101,6 +135,18 @@ def content_files(config: Mapping[str, Any], data: Collection[str] = ()) -> list
         for definition in (config.get(kind) or {}).values():
             found[definition.get("file", "")] = None
     return [path for path in found if path and path not in data]
+
+
+def content_users(
+    config: Mapping[str, Any], also: Collection[str] = ()
+) -> dict[str, frozenset[str]]:
+    """The content files that containers have, each with the services whose containers have it.
+
+    Those of `content_files` that are mounted, or that are behind the configs and secrets of a
+    service; and those that were such (`also`), whatever they look like now.
+    """
+    files = {*content_files(config), *also}
+    return {path: users for path, users in _users(config).items() if path in files}
 
 
 def data_files(config: Mapping[str, Any], files: Collection[str]) -> list[str]:
@@ -132,24 +178,6 @@ def is_writable(config: Mapping[str, Any], path: str) -> bool:
     real = os.path.realpath(path)
     tops = [os.path.realpath(source).rstrip("/") for source in _writable(config)]
     return any(real == top or real.startswith(f"{top}/") for top in tops)
-
-
-def content_users(config: Mapping[str, Any], also: Collection[str] = ()) -> dict[str, set[str]]:
-    """The content files that containers have, each with the services whose containers have it.
-
-    Those of `content_files` that are mounted, or that are behind the configs and secrets of a
-    service; and those that were such (`also`), whatever they look like now.
-    """
-    files = {*content_files(config), *also}
-    found: dict[str, set[str]] = {}
-    for name, service in (config.get("services") or {}).items():
-        paths = [source for source, _ in _binds(service)]
-        for kind in _KINDS:
-            for entry in service.get(kind) or ():
-                paths.append(((config.get(kind) or {}).get(entry["source"]) or {}).get("file", ""))
-        for path in files.intersection(paths):
-            found.setdefault(path, set()).add(name)
-    return found
 
 
 def with_host_paths(
@@ -320,6 +348,32 @@ def _mounted(config: Mapping[str, Any]) -> frozenset[str]:
             read_only=any(mount.get("read_only") for mount in places),
         )
     )
+
+
+def _users(config: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """The paths that are mounted or behind `configs:` and `secrets:`, each with its services."""
+    users: dict[str, set[str]] = {}
+    for name, service in (config.get("services") or {}).items():
+        paths = [source for source, _ in _binds(service)]
+        for kind in _KINDS:
+            paths += [source.get("file", "") for source in _referred(config, service, kind)]
+        for path in filter(None, paths):
+            users.setdefault(path, set()).add(name)
+    return {path: frozenset(services) for path, services in users.items()}
+
+
+def _referred(
+    config: Mapping[str, Any], service: Mapping[str, Any], kind: str
+) -> list[Mapping[str, Any]]:
+    """The project's `configs:` or `secrets:` that a service refers to."""
+    known = config.get(kind) or {}
+    names = [reference.get("source", "") for reference in service.get(kind) or ()]
+    return [known[name] for name in names if known.get(name)]
+
+
+def _named(config: Mapping[str, Any], kind: str, name: str) -> str:
+    """The name that a network or volume has on the engine."""
+    return str(((config.get(kind) or {}).get(name) or {}).get("name", name))
 
 
 def _without_extensions(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class Loaded:
     digests: Mapping[str, str]
     shapes: Mapping[str, str]
     """Digest of each service's rendered configuration."""
+    contents: Mapping[str, Mapping[str, str]]
+    """What a service's containers are made from beside that (see `fingerprint.contents`)."""
     data: Mapping[str, list[str]]
     """Mounted files that are no inputs, as a record has them."""
     suspects: Mapping[str, Mapping[str, Any]]
@@ -87,6 +89,7 @@ class Loaded:
         return replace(
             self,
             digests=digests,
+            contents={service: without(own, names) for service, own in self.contents.items()},
             data={
                 **self.data,
                 **{name: [WRITTEN, mounts[path]] for name, path in names.items()},
@@ -170,6 +173,7 @@ def load(project: Project, engine: Engine, store: Store, environ: Mapping[str, s
         key=key,
         digests=digests,
         shapes=fingerprint.shapes(rendered, key),
+        contents=seen.contents,
         data=seen.data,
         suspects=seen.suspects,
         only_suspects=len(changed) == len(seen.suspects),

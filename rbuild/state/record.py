@@ -56,7 +56,8 @@ class Record:
     views: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By spelling: the signature under which these digests were seen, and `x-rbuild` settings."""
     services: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """As of the last good update: reference, image, scale (of the file), ended (exit code)."""
+    """As of the last good update: reference, image, scale (of the file), ended (exit code), state,
+    containers, shape (digest of its configuration), content (digests of what that refers to)."""
     builds: list[str] = field(default_factory=list)
     """Names of the images that this project's services build."""
     bases: list[str] = field(default_factory=list)
@@ -419,6 +420,9 @@ def _check_inputs(record: Record) -> None:
         kinds = [type(suspect[part]) for part in ("times", "size", "inode", "digest")]
         if kinds != [int, int, int, str]:
             raise TypeError("suspects")
+    for service in record.services.values():
+        if type(service.get("content", {})) is not dict:
+            raise TypeError("content")
 
 
 def _check_failure(failed: Mapping[str, Any]) -> None:

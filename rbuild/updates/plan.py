@@ -85,6 +85,9 @@ class Observed:
     """Qualified names of images of which it is known whether a registry has them."""
     moved: frozenset[str] = frozenset()
     """Qualified names of images that registries have anew."""
+    outdated: tuple[str, ...] = ()
+    """Services whose containers were made from other content (files, `configs:` …) than there is
+    now, which Compose doesn't see."""
 
 
 def leave_alone(
@@ -219,6 +222,11 @@ def make(
     if push:
         steps += _push(configuration, bases)
 
+    notes += [
+        f"{name}: {left[name]}, and keeps the content that it was started with"
+        for name in observed.outdated
+        if name in left
+    ]
     by_hand = _scales(configuration, containers, scales_before, scales_interrupted)
     moving = {n: one for n, one in configuration.services.items() if n not in left and up}
     # What is made of nothing, or of no image, is Compose's own business.
@@ -340,6 +348,8 @@ def _up(
             for name in moving
             for image, identity in observed.mounted.get(name, {}).items()
         ),
+        # Where all are made anew, these are.
+        recreate=() if forced else tuple(name for name in observed.outdated if name in moving),
     )
 
 

@@ -5,12 +5,14 @@ Changes nothing.
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rbuild.compose import bases
+from rbuild.compose import bases, fingerprint
 from rbuild.compose.configuration import Configuration
 from rbuild.compose.loading import Loaded
 from rbuild.decisions import moves
@@ -18,6 +20,7 @@ from rbuild.docker.engine import Container, EngineInfo, Image
 from rbuild.docker.reference import is_listed, qualified
 from rbuild.errors import ProjectError
 from rbuild.state import generation
+from rbuild.state.record import Record
 from rbuild.updates import keeping, plan
 from rbuild.updates.plan import Plan
 from rbuild.updates.scene import Scene
@@ -96,6 +99,7 @@ def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
             mounted=_mounted(configuration, past, containers, images),
             known=_in_registries(scene, digests),
             moved=scene.moves.moved,
+            outdated=tuple(_outdated(loaded, known, containers, info.clock_ahead)),
         ),
         left=left,
         stamp=kept,
@@ -207,6 +211,53 @@ def _unchanged(
         if past.get(name, {}).get("shape") == shape
         and past[name]["containers"] == sorted(one.id for one in containers if one.service == name)
     ]
+
+
+def _outdated(
+    loaded: Loaded, known: Record | None, containers: Sequence[Container], clock_ahead: float
+) -> Iterator[str]:
+    """Services whose containers were made from other content than there is now.
+
+    That is what the record tells; of containers that it doesn't know, also a file that was
+    written since they were started, unless they may have written it themselves.
+    """
+    read_only = {
+        path: users
+        for path, users in fingerprint.content_users(loaded.rendered).items()
+        if not fingerprint.is_writable(loaded.rendered, path)
+    }
+    for name, content in loaded.contents.items():
+        past = (known.services if known else {}).get(name, {})
+        own = [
+            container for container in containers
+            if container.service == name and not container.oneoff and not container.replaces
+        ]  # fmt: skip
+        others = [container for container in own if container.id not in past.get("containers", ())]
+        files = [
+            path for path, users in read_only.items()
+            if name in users and loaded.name_of(path) in content
+        ]  # fmt: skip
+        since = min((container.started for container in others), default=math.inf) - clock_ahead
+        is_other = known is not None and _differs(content, past, known)
+        if own and (is_other or any(_written(path) > since for path in files)):
+            yield name
+
+
+def _differs(content: Mapping[str, str], past: Mapping[str, Any], known: Record) -> bool:
+    """Whether a service's content is not what it was; of older records, as far as they tell."""
+    before = {**known.digests, **past.get("content", {})}
+    return any(
+        before.get(part, "" if part.startswith("/") else digest) != digest
+        for part, digest in content.items()
+    )
+
+
+def _written(path: str) -> float:
+    """When a file was last written or put in its place, in epoch seconds; 0 if it isn't there."""
+    try:
+        return os.stat(path).st_ctime
+    except OSError:
+        return 0.0
 
 
 def _read_file(path: str) -> bytes:

@@ -243,7 +243,7 @@ def _find_content(
     clock_ahead: float,
 ) -> None:
     """What the mounted files held when the containers were started, or why that isn't known."""
-    merged: dict[str, tuple[set[str], bool]] = {}
+    merged: dict[str, tuple[frozenset[str], bool]] = {}
     for configuration, given in found.sources:
         writable = _writable(configuration)
         also = known.content if known else ()
@@ -251,7 +251,7 @@ def _find_content(
             if loaded.name_of(path) in loaded.data:
                 continue
             if mine := users & {*given}:
-                before, was = merged.get(path, (set(), False))
+                before, was = merged.get(path, (frozenset(), False))
                 merged[path] = (before | mine, was or path in writable)
     for path, (users, is_writable) in merged.items():
         boxes = [one for one in containers if one.service in users and one.state in UP]

@@ -132,12 +132,15 @@ class Up:
     another by then, they are made anew, for Compose sees no difference."""
     target: Target | None = None
     """Where the way back takes its configuration from; an update takes the user's own files."""
+    recreate: tuple[str, ...] = ()
+    """Services whose containers must be new ones afterwards, though Compose sees no difference."""
 
     def __str__(self) -> str:
         kept = " as they were" if self.target else ""
         names = ", ".join(one.name for one in self.orphans)
         orphans = f"remove what the files have no longer ({names}), then " if names else ""
-        return f"{orphans}bring up {', '.join(self.services)}{kept}"
+        anew = f" (recreate {', '.join(self.recreate)})" if self.recreate else ""
+        return f"{orphans}bring up {', '.join(self.services)}{kept}{anew}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -401,28 +401,46 @@ def _up(step: Up, work: Work) -> None:
 
 
 def _make_anew(step: Up, before: Sequence[Container], options: Sequence[str], work: Work) -> None:
-    """Make new containers where an image that they mount has moved, or a namespace that they live
-    in is gone: Compose sees no difference, or fails at starting them.
+    """Make new containers where Compose sees no difference, or would fail at starting them.
 
-    They are started by `up`, in its order.
+    That is for other content, for an image that they mount and that has moved, and for a namespace
+    that is gone. They are started by `up`, in its order. What depends on them with `restart: true`
+    goes along, as it does where Compose sees the difference.
     """
-    there = {one.service for one in before if not one.oneoff}
-    found = dict.fromkeys(
+    services = work.configuration.services
+    moved = {
         service
         for service, image, identity in step.mounted
-        if service in there and work.required.get(image, identity) != identity
-    )
-    found |= dict.fromkeys(_stuck(step, before, work))
+        if work.required.get(image, identity) != identity
+    }
+    own = [container for container in before if not container.oneoff]
+    # Where its image is another one, Compose sees the difference.
+    same = {container.service for container in own if container.image == work.wanted(container)}
+    found = _stuck(step, before, work)
+    found += [
+        name for name in step.services
+        if name in same and name not in found and (name in moved or name in step.recreate)
+    ]  # fmt: skip
+    for name in found:
+        found += [
+            dependent for dependent in step.services
+            if name in services[dependent].restarts_with and dependent not in found
+        ]  # fmt: skip
     if not found:
         return
+    alone = ["--no-deps"] if "--no-deps" in options else []
+    reached = [*found]
+    for name in reached if not alone else ():
+        needed = services[name].depends_on or ()
+        reached += [other for other in needed if other in services and other not in reached]
+    # Compose refuses the scale of a service that this call doesn't reach.
     scales = [
-        one
-        for one in options
-        if one.startswith("--scale=") and one.removeprefix("--scale=").partition("=")[0] in found
-    ]
+        option for option in options
+        if option.startswith("--scale=") and option.split("=")[1] in reached
+    ]  # fmt: skip
     work.engine.up(
         step.target or work.target,
-        ["--no-start", "--force-recreate", *scales, "--no-deps", "--", *found],
+        ["--no-start", "--force-recreate", *alone, *scales, "--", *found],
         timeout=work.limit,
     )
 

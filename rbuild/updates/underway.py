@@ -374,10 +374,13 @@ def _services(
             else None,
             "state": _state(own),
             "containers": sorted(one.id for one in own),
-            # What was left alone still has the shape it had, and mounts what it did.
+            # What was left alone still has the shape and the content that it had, and its mounts.
             "shape": past.get(name, {}).get("shape", "")
             if name in made.left
             else loaded.shapes[name],
+            "content": past.get(name, {}).get("content", {})
+            if name in made.left
+            else dict(loaded.contents[name]),
             "mounts": past.get(name, {}).get("mounts", {})
             if name in made.left
             else {one: work.required[one] for one in service.mounts if one in work.required},

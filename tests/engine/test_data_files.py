@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from .conftest import Project, run
-from .tools import ids, record, starts
+from .tools import ids, inside, record, starts, wait_until
 
 COMPOSE = """\
 services:
@@ -43,6 +43,7 @@ def is_silent(project: Project) -> None:
 def is_updated(project: Project, path: str) -> None:
     ran = project.rbuild()
     assert ran.code == 0, ran.err
+    assert "updated web in " in ran.out
     assert f"(changed: {project.folder}/{path})" in ran.out
 
 
@@ -171,9 +172,13 @@ def test_a_person_may_edit_as_often_as_they_like(project: Project) -> None:
         text = (project.folder / "app.conf").read_text()
         project.write("new", f"{text}line {number}\n").replace(project.folder / "app.conf")
         is_updated(project, "app.conf")
+        assert inside(f"{project.name}-web-1", "tail", "-n1", "/app.conf") == f"line {number}"
 
 
 WRITES = "sh -c 'date +%s%N >/app.conf; exec sleep 999'"
+WRITES_LATE = """\
+sh -c 'while [ ! -e /go/now ]; do sleep 0.1; done; rm /go/now;
+      date +%s%N >/app.conf; touch /go/done; exec sleep 999'"""
 
 
 def test_what_a_container_writes_at_its_start_is_data(project: Project) -> None:
@@ -205,6 +210,26 @@ def test_what_is_written_at_the_start_is_told(project: Project) -> None:
     )
     assert told in outcome["notes"]
     assert told in ran.err
+
+
+def test_what_a_container_writes_later_ends_after_a_while(project: Project) -> None:
+    project.write("app.conf", "first\n")
+    (project.folder / "go").mkdir()
+    mounted(project, "./app.conf:/app.conf", "./go:/go", command=WRITES_LATE)
+
+    def write_now() -> None:
+        (project.folder / "go" / "now").touch()
+        wait_until((project.folder / "go" / "done").exists, "the container has written")
+        (project.folder / "go" / "done").unlink()
+
+    for _ in range(3):
+        write_now()
+        is_updated(project, "app.conf")
+    write_now()
+    ran = project.rbuild()
+    assert (ran.code, ran.out) == (0, "")
+    assert "app.conf is written by what runs: it counts as data from now on" in ran.err
+    is_silent(project)
 
 
 def test_a_file_that_a_person_changes_during_the_update_is_due(project: Project) -> None:
