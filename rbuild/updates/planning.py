@@ -238,7 +238,7 @@ def _outdated(
             if name in users and loaded.name_of(path) in content
         ]  # fmt: skip
         since = min((container.started for container in others), default=math.inf) - clock_ahead
-        is_other = known is not None and _differs(content, past, known)
+        is_other = known is not None and bool(known.built) and _differs(content, past, known)
         if own and (is_other or any(_written(path) > since for path in files)):
             yield name
 
