@@ -15,7 +15,17 @@ from rbuild.registries.credentials import Login, docker_config
 from rbuild.rollbacks import undo
 from rbuild.state import checks, failure, generation, record
 from rbuild.state.record import Record
-from rbuild.updates import company, keeping, previous, resources, resting, space, steps, underway
+from rbuild.updates import (
+    company,
+    keeping,
+    previous,
+    resources,
+    resting,
+    space,
+    steps,
+    stopped,
+    underway,
+)
 from rbuild.updates.plan import Plan
 from rbuild.updates.scene import Scene
 from rbuild.updates.step import Build, Gate, Keep, Pull, Up
@@ -255,6 +265,7 @@ def _succeed(scene: Scene, loaded: Loaded, made: Plan, work: steps.Work, note: U
     outcome.notes += tuple(work.notes)
     outcome.due = staleness.due_at(after.built_at, scene.settings.build_period)
     _tell_changes(scene, made, work, after, note)
+    _tell_stopped(scene, made, after)
     outcome.warnings += (*work.warnings, *_differing(work), *unapplied)
     _tell_vanished(scene, work)
     try:
@@ -276,6 +287,17 @@ def _tell_vanished(scene: Scene, work: steps.Work) -> None:
     scene.outcome.warnings += tuple(f"{name}: {text}" for name in new)
     told = [name for name, is_gone in work.vanished.items() if is_gone and name not in new]
     scene.outcome.notes += tuple(f"{name}: {text}" for name in told)
+
+
+def _tell_stopped(scene: Scene, made: Plan, after: Record) -> None:
+    """Tell, once, of services that a person has stopped and that are on something old since."""
+    before = scene.known.services if scene.known else {}
+    for name, service in after.services.items():
+        if service["behind"] and name in made.left:
+            text = f"{name} is {made.left[name]}: {stopped.keeps(service['behind'])}"
+            scene.outcome.notes += (text,)
+            if not before.get(name, {}).get("behind"):
+                scene.outcome.news += (text,)
 
 
 def _kept(scene: Scene, note: Underway) -> str:

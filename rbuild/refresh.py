@@ -39,7 +39,7 @@ from rbuild.settings import from_json
 from rbuild.sources.git import HalfMoved
 from rbuild.state import checks, failure, generation, lock, logs, record
 from rbuild.state.record import Record
-from rbuild.updates import checkout, identity, keeping, planning, resting
+from rbuild.updates import checkout, identity, keeping, planning, resting, stopped
 from rbuild.updates.scene import Means, Scene, turn
 from rbuild.updates.step import Gate, Require, Up, Watch
 
@@ -227,6 +227,8 @@ def _decide_and_update(scene: Scene, resumes: bool) -> None:
     assert loaded
     # What is torn does not wait for registries.
     new = () if resumes else _look_around(scene)
+    if not resumes:
+        stopped.look(scene)
     decision = _decide(scene)
     outcome.reasons, outcome.due = decision.reasons, decision.due
     _finish_cleaning(scene)
@@ -299,7 +301,7 @@ def _decide(scene: Scene, *, looks_into_contexts: bool = True) -> staleness.Deci
     decision = staleness.decide(
         scene.known,
         (*scene.changed, *contexts_changed),
-        (*checkout.reasons(scene), *scene.more, *scene.moves.reasons),
+        (*checkout.reasons(scene), *scene.more, *scene.moves.reasons, *scene.awake.values()),
         build_period=scene.settings.build_period,
         forced=scene.run.forced,
         now=scene.now,

@@ -27,6 +27,7 @@ from rbuild.state.checks import Checks
 from rbuild.state.failure import LEFT, next_try
 from rbuild.state.record import Record, stamp
 from rbuild.text import clean, visible
+from rbuild.updates import stopped
 
 
 @dataclass
@@ -99,6 +100,8 @@ def lines(standings: Sequence[Standing], verbose: int, now: float) -> list[str]:
         text += [f"  waits     {moves.waiting_line(each, now)}" for each in one.moves.waits]
         text += [f"  unknown   {line}" for line in moves.told(one.moves.unchecked)]
         text += [f"  unasked   {familiar(name)}: {why}" for name, why in one.moves.unasked.items()]
+        if one.record:
+            text += [f"  stopped   {line}" for line in stopped.told(one.record.services)]
         text += [
             f"  data      {name} {HOW[why]}: its changes cause no update"
             for name, (why, _) in (one.record.data if one.record else {}).items()

@@ -97,7 +97,8 @@ class Stage:
         """The last good update started these containers from that."""
         digest = generation.write_configuration(f"{self.folder}/{RUNNING}", source)
         services = {
-            name: {"containers": sorted(ids), "scale": 1} for name, ids in containers.items()
+            name: {"containers": sorted(ids), "scale": 1, "shape": name}
+            for name, ids in containers.items()
         }
         self.known = Record("site", "/srv/site", built="2026-10-01T00:00:00.000Z",
                             digests={"configuration": "aa"}, services=services,
@@ -111,6 +112,7 @@ class Stage:
             target=Target("/srv/site", ()),
             project=SimpleNamespace(home="/srv/site"),
             digests={},
+            data={},
         )
         self.engine.now, self.engine.boxes = now, boxes
         given: dict[str, Any] = {"names": {}, "left": {}, "failing": [], "stamp": STAMP} | more

@@ -326,7 +326,7 @@ def test_what_an_update_rests_on() -> None:
     made = make(services, NEEDS, left={"stopped": "stopped", "hand": "manual"})
     assert made.rests == {
         "base": {DEBIAN: "debian:12"},
-        "image": {POSTGRES: "index.docker.io/postgres:16"},
+        "image": {POSTGRES: "index.docker.io/postgres:16", "docker.io/library/e:latest": "e"},
     }
 
 

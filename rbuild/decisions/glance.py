@@ -51,6 +51,9 @@ def glance(project: Project, run: Run) -> Fresh | None:
         view = known.views.get(project.spelling)
         if view is None or known.untidy or known.failed or known.held or known.suspects:
             continue
+        if any(service.get("behind") for service in known.services.values()):
+            # It may have been started since.
+            continue
         settings = _unchanged(known, view, run)
         if settings is None:
             continue

@@ -18,7 +18,8 @@ from rbuild.docker.reference import familiar, is_listed, qualified
 from rbuild.settings import Settings
 
 BASE, IMAGE, WATCH = "base", "image", "watch"
-MOVED = ("base-moved", "image-moved", "dependency-updated")
+STARTED = "started"
+MOVED = ("base-moved", "image-moved", "dependency-updated", STARTED)
 """Kinds of reasons that concern only some of a project's services."""
 MADE = "made:"
 UNSURE = "unsure"

@@ -57,7 +57,8 @@ class Record:
     """By spelling: the signature under which these digests were seen, and `x-rbuild` settings."""
     services: dict[str, dict[str, Any]] = field(default_factory=dict)
     """As of the last good update: reference, image, scale (of the file), ended (exit code), state,
-    containers, shape (digest of its configuration), content (digests of what that refers to)."""
+    containers, shape (digest of its configuration), content (digests of what that refers to),
+    behind (what of it is old while a person has it stopped: image, configuration or nothing)."""
     builds: list[str] = field(default_factory=list)
     """Names of the images that this project's services build."""
     bases: list[str] = field(default_factory=list)

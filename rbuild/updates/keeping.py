@@ -154,7 +154,9 @@ def renew_containers(
         if name in moved:
             old, new = ((one or {}).get("services", {}).get(name) for one in (running, source))
             own = [one.id for one in containers if one.service == name and not one.oneoff]
-            past["containers"] = sorted(own) if new is not None and old == new else []
+            # What waits for a service to run (`behind`) goes on waiting.
+            same = new is not None and old == new
+            past["containers"] = sorted(own) if same or past.get("behind") else []
 
 
 def tidy(scene: Scene, after: Record) -> None:

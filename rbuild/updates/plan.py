@@ -150,24 +150,29 @@ def stand_as_they_are(
 ) -> bool:
     """Whether a plain `up` would leave these services alone by itself.
 
-    `hashes` are Compose's of each service's configuration; it leaves out what env files say, so
-    the containers' environment is compared as well. `unchanged` are services whose
+    `hashes` are Compose's of each service's configuration. `unchanged` are services whose
     configuration and containers are those of the last good update.
     """
     for name in left:
         service = configuration.services[name]
         image = images.get(service.image)
-        environment = (service.environment or {}).items()
-        wanted = {f"{key}={value}" for key, value in environment if value is not None}
         for one in containers:
             if one.service != name:
                 continue
-            same = name in unchanged or (
-                one.config_hash == hashes.get(name) and wanted <= set(one.environment)
-            )
+            same = name in unchanged or is_made_from(service, one, hashes)
             if not (same and one.state == "running" and image and one.image == image.id):
                 return False
     return True
+
+
+def is_made_from(service: Service, container: Container, hashes: Mapping[str, str]) -> bool:
+    """Whether a container was made from a service's configuration, by Compose's hashes.
+
+    A hash leaves out what env files say, so the environment is compared as well.
+    """
+    environment = (service.environment or {}).items()
+    wanted = {f"{key}={value}" for key, value in environment if value is not None}
+    return container.config_hash == hashes.get(service.name) and wanted <= {*container.environment}
 
 
 def make(
@@ -286,7 +291,8 @@ def make(
             IMAGE_KIND: {
                 qualified(image): image
                 for one in configuration.services.values()
-                if up and one.name not in left
+                # What a person has stopped goes by the image that was pulled for it, too.
+                if up and left.get(one.name) not in ("manual", "unmoved")
                 for image in pulled(one)
             },
         },

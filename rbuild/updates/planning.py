@@ -54,7 +54,7 @@ def prepare(scene: Scene, loaded: Loaded) -> tuple[Plan, str]:
     _require_mounts(configuration, info)
     limited = _is_limited(scene)
     if limited:
-        services_changed = scene.contexts.services if scene.contexts else ()
+        services_changed = (*(scene.contexts.services if scene.contexts else ()), *scene.awake)
         touched = bases.concerned(
             configuration,
             needs if not unbuilt else bases.find(configuration, _read_file, info.platform),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rbuild.compose import fingerprint
+from rbuild.compose.data import NATURE
 from rbuild.compose.loading import Loaded
 from rbuild.compose.project import Target
 from rbuild.docker.described import Around, describe
@@ -63,7 +64,8 @@ def find(
         given = [
             name
             for name in rest
-            if name in running["services"]
+            # What was left alone may be of an earlier configuration.
+            if past.get(name, {}).get("shape")
             and past.get(name, {}).get("containers")
             == sorted(one.id for one in containers if one.service == name)
         ]
@@ -243,12 +245,14 @@ def _find_content(
     clock_ahead: float,
 ) -> None:
     """What the mounted files held when the containers were started, or why that isn't known."""
+    data = {**(known.data if known else {}), **loaded.data}
+    written = {name for name, (why, _) in data.items() if why != NATURE}
     merged: dict[str, tuple[frozenset[str], bool]] = {}
     for configuration, given in found.sources:
         writable = _writable(configuration)
         also = known.content if known else ()
         for path, users in fingerprint.content_users(configuration, also).items():
-            if loaded.name_of(path) in loaded.data:
+            if loaded.name_of(path) in written:
                 continue
             if mine := users & {*given}:
                 before, was = merged.get(path, (frozenset(), False))

@@ -96,6 +96,8 @@ class Scene:
     """Why the checkout is not fast-forwarded, though its upstream is ahead."""
     more: list[Reason] = field(default_factory=list)
     """Why it is due beside what its record and files tell."""
+    awake: dict[str, Reason] = field(default_factory=dict)
+    """Services that run again since an update has left them on something old."""
     unchecked: dict[str, str] = field(default_factory=dict)
     """What else could not be checked, and why."""
     engine: Engine = field(init=False)

@@ -27,10 +27,11 @@ from typing import Any
 from rbuild.compose.loading import Loaded, remember_view
 from rbuild.docker.engine import Container
 from rbuild.docker.reference import qualified
-from rbuild.errors import RbuildError, StateError
+from rbuild.errors import EngineError, RbuildError, StateError
 from rbuild.state import generation, record
 from rbuild.state.failure import moment
 from rbuild.state.record import Record, Store, stamp
+from rbuild.updates import stopped
 from rbuild.updates.plan import Plan
 from rbuild.updates.step import Gate, Keep, Step, Up
 from rbuild.updates.steps import Work
@@ -359,6 +360,13 @@ def _services(
 ) -> dict[str, dict[str, Any]]:
     found = {}
     past = known.services if known else {}
+    try:
+        behind = stopped.behind(loaded, past, made.left, work.containers, work.engine)
+    except EngineError as error:
+        work.warnings.append(
+            f"what stopped services run on could not be found out: {error.message}"
+        )
+        behind = {name: service.get("behind", "") for name, service in past.items()}
     for name, service in loaded.configuration.services.items():
         own = [one for one in work.containers if one.service == name]
         ended = [one.exit_code for one in own if one.state == "exited"]
@@ -374,13 +382,17 @@ def _services(
             else None,
             "state": _state(own),
             "containers": sorted(one.id for one in own),
-            # What was left alone still has the shape and the content that it had, and its mounts.
-            "shape": past.get(name, {}).get("shape", "")
-            if name in made.left
-            else loaded.shapes[name],
+            # What was left alone is of another shape, or of none that is known.
+            "shape": loaded.shapes[name]
+            if name not in made.left or past.get(name, {}).get("shape") == loaded.shapes[name]
+            else "",
+            # It still has the content that it had, and its mounts.
             "content": past.get(name, {}).get("content", {})
             if name in made.left
             else dict(loaded.contents[name]),
+            "behind": past.get(name, {}).get("behind", "")
+            if made.left.get(name) == "unmoved"
+            else behind.get(name, ""),
             "mounts": past.get(name, {}).get("mounts", {})
             if name in made.left
             else {one: work.required[one] for one in service.mounts if one in work.required},
